@@ -1,0 +1,53 @@
+# Every target sets up .venv by itself from a hash-pinned lock. `make` and `python3` are all that must be there.
+# Extra words for the command: make demo ARGS="--events 50000"
+
+PYTHON3 ?= python3
+PY := .venv/bin/python
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test lint format bench faults simulate lock clean venv venv-dev
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: venv ## Run the whole job once on this machine, under a minute, and print what came of it
+	@exec $(PY) -m tidings demo $(ARGS)
+
+up: venv ## Keep everything running on a local Kafka, with data under ./data (needs Java 17 and Maven)
+	@exec $(PY) -m tidings up $(ARGS)
+
+test: lint ## Lint, check the campaigns with their cases, run all tests
+	@env -u TIDINGS_REQUIRE_KAFKA $(PY) -m tidings check campaigns/  # a word of the tests, no setting
+	@exec $(PY) -m pytest $(ARGS)
+
+lint: venv-dev ## Style, format, types and import borders
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check --quiet . || { echo "lint: run 'make format'" >&2; exit 1; }
+	@$(PY) -m mypy
+	@.venv/bin/lint-imports --no-logo
+
+format: venv-dev ## Format the code and mend what ruff can mend
+	@$(PY) -m ruff check --fix --quiet . ; $(PY) -m ruff format .
+
+bench: venv-dev ## Measure: prints tables, writes benchmarks/results/
+	@exec $(PY) -m benchmarks $(ARGS)
+
+faults: venv-dev ## Only the tests that kill, stop and starve (needs Java 17 and Maven)
+	@exec $(PY) -m pytest -m faults $(ARGS)
+
+simulate: venv-dev ## Only the seeded simulation
+	@exec $(PY) -m pytest -m simulation $(ARGS)
+
+lock: venv-dev ## Rebuild the locks from pyproject.toml (ARGS=--upgrade: newest versions)
+	@exec $(PY) scripts/lock.py $(ARGS)
+
+clean: ## Remove what can be made again: .venv and caches (keeps ./data)
+	@rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -not -path './data/*' -prune -exec rm -rf {} +
+
+venv:
+	@$(PYTHON3) scripts/venv.py run
+
+venv-dev:
+	@$(PYTHON3) scripts/venv.py dev

@@ -1,0 +1,1 @@
+"""Kafka glue: Faust apps and consumers that call the pure core and the sinks."""

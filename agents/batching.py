@@ -1,0 +1,280 @@
+"""Micro-batches inside Faust: one Faust event = the records of one partition from one fetch.
+
+Subclasses of Faust's public classes; which private names they lean on is listed, and checked against the installed
+Faust, in tests/agents/test_faust_contract.py. Why each override is needed: docs/delivery-guarantees.md.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import faust
+from faust.serializers.schemas import Schema
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from faust.types.transports import SchedulingStrategyT
+from faust.types.tuples import ConsumerMessage, Message, ack_lock
+
+MAX_BATCH_RECORDS = 5_000  # a 1 MiB fetch of ~200 B events; bounds one epoch to tens of ms of compute
+FETCH_MAX_WAIT_MS = 20  # Faust's fixed 1,500 ms lets a drained partition hold up its busy neighbours
+_COMMIT_TRIES = 2
+
+RevokeHook = Callable[[set[TP]], Awaitable[None]]
+
+
+class BatchScheduler(SchedulingStrategyT):
+    """Yields lists of records, round-robin over partitions, instead of single records."""
+
+    def __init__(self) -> None:
+        """Keep nothing; Faust's base class asks for this method."""
+
+    def iterate(self, records: Mapping[TP, list[Any]]) -> Iterator[tuple[TP, Any]]:
+        """Cut each partition's records into lists of at most MAX_BATCH_RECORDS, in log order."""
+        longest = max((len(found) for found in records.values()), default=0)
+        for start in range(0, longest, MAX_BATCH_RECORDS):
+            for tp, found in records.items():
+                if start < len(found):
+                    yield tp, found[start : start + MAX_BATCH_RECORDS]
+
+
+class BatchMessage(ConsumerMessage):
+    """A Faust message whose value is a list of aiokafka records: `first` and `offset` are its first and last offset."""
+
+    __slots__ = ("first",)
+
+    def __init__(self, tp: TP, records: Any, generation_id: int) -> None:
+        last = records[-1]
+        super().__init__(
+            tp.topic, tp.partition, last.offset, last.timestamp / 1000.0, last.timestamp_type,
+            None, None, records, None, 0, 0, tp, generation_id=generation_id,
+        )  # fmt: skip
+        self.first: int = records[0].offset
+
+
+class BatchSchema(Schema[Any, Any]):
+    """Hands the list on as it is: a bad record is the engine's business, not a reason to ack a whole batch."""
+
+    def compile(self, app: Any, **_options: Any) -> Callable[..., Awaitable[Any]]:
+        """Return the function by which Faust turns a message into an event."""
+
+        async def decode(message: Message, **_more: Any) -> Any:
+            return app.create_event(None, message.value, message.headers, message)
+
+        return decode
+
+
+class OffsetTracker:
+    """Which batches of a partition were delivered, and up to where all of them are acked."""
+
+    def __init__(self) -> None:
+        self._delivered: dict[TP, deque[int]] = {}
+        self._acked: dict[TP, set[int]] = {}
+
+    def delivered(self, tp: TP, last_offset: int) -> None:
+        """Note a batch handed to the app, in log order."""
+        self._delivered.setdefault(tp, deque()).append(last_offset)
+
+    def ack(self, tp: TP, last_offset: int) -> bool:
+        """Note that the batch ending at `last_offset` is durable. False when it is not one we delivered."""
+        if last_offset not in self._delivered.get(tp, ()):
+            return False
+        self._acked.setdefault(tp, set()).add(last_offset)
+        return True
+
+    def committable(self, tp: TP) -> int | None:
+        """Take the acked prefix away and return its last offset + 1; None when the oldest batch is not acked."""
+        waiting, acked = self._delivered.get(tp), self._acked.get(tp)
+        offset = None
+        while waiting and acked and waiting[0] in acked:
+            last = waiting.popleft()
+            acked.discard(last)
+            offset = last + 1
+        return offset
+
+    def forget(self, tps: set[TP] | None = None) -> None:
+        """Drop what is known of these partitions (None: of all), because they are revoked or read again."""
+        for tp in list(self._delivered) if tps is None else tps:
+            self._delivered.pop(tp, None)
+            self._acked.pop(tp, None)
+
+
+class BatchConsumerThread(driver.AIOKafkaConsumerThread):
+    """The stock consumer thread with a short fetch wait."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS  # noqa: SLF001 - no setting for it; read when it starts
+        return consumer
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Do nothing: the stock check compares two kinds of clock and only raises false alarms (faust#629)."""
+
+
+class BatchConsumer(driver.Consumer):
+    """Delivers BatchMessages, commits only what is durable, and makes a revoke wait for the engine.
+
+    `quiesce` is awaited at the start of a revoke, before anything is forgotten; `released` after Faust's own part.
+    `rewind` is asked after each seek to the committed offsets: where to read from instead, per partition.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.tracker = OffsetTracker()
+        self.quiesce: RevokeHook | None = None
+        self.released: RevokeHook | None = None
+        self.rewind: Callable[[Mapping[TP, int]], Mapping[TP, int]] | None = None
+
+    def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
+        return BatchConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
+        message = BatchMessage(tp, record, self.app.consumer_generation_id)
+        if self.app.topics.acks_enabled_for(tp.topic):
+            self.tracker.delivered(tp, message.offset)
+        return message
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """Do nothing: delivered ranges are contiguous by construction, holes in the log lie inside them."""
+
+    def ack(self, message: Message) -> bool:
+        """Mark a batch as durable. An ack of another generation moves nothing (invariant I5)."""
+        with ack_lock:
+            if message.acked:
+                return False
+            message.acked = True
+            self._unacked_messages.discard(message)
+            moved = False
+            if message.generation_id == self.app.consumer_generation_id:
+                moved = self.tracker.ack(message.tp, message.offset)
+                if moved:
+                    self._acked[message.tp]  # noqa: B018 - a defaultdict: the commit loop walks its keys
+                    self._n_acked += 1
+            waiting = self._waiting_for_ack
+            if waiting is not None and not waiting.done():
+                waiting.set_result(None)
+            return moved
+
+    def abandon(self, message: Message) -> None:
+        """Let go of a batch that will be read again: Faust stops waiting for it, no offset moves."""
+        message.acked = True
+        self._unacked_messages.discard(message)
+
+    def _new_offset(self, tp: TP) -> int | None:
+        return self.tracker.committable(tp)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Let epochs in flight land, commit them, then let Faust take the partitions away.
+
+        The stock method forgets acked offsets before it commits, so each rebalance would replay a commit interval.
+        """
+        if self.quiesce is not None:
+            await self.quiesce(revoked)
+        for _ in range(_COMMIT_TRIES):  # the first may only have waited for a commit that began before our acks
+            if await self.commit():
+                break
+        self.tracker.forget(revoked)
+        await super().on_partitions_revoked(revoked)
+        if self.released is not None:
+            await self.released(revoked)
+
+    async def perform_seek(self) -> None:
+        """Seek to the committed offsets, or further back where the recovered state has not got as far."""
+        self.tracker.forget()
+        await super().perform_seek()
+        if self.rewind is None:
+            return
+        committed = {tp: offset for tp, offset in self._committed_offset.items() if offset is not None}
+        for tp, offset in self.rewind(committed).items():
+            await self.seek(tp, offset)
+            self._committed_offset[tp] = None  # so that commits on the way forward again are not held back
+
+
+class BatchProducer(driver.Producer):
+    """Idempotent, acks=all: the stock at-least-once producer is neither."""
+
+    def _settings_extra(self) -> Mapping[str, Any]:
+        return {"acks": "all", "enable_idempotence": True}
+
+
+class BatchTransport(driver.Transport):
+    """The aiokafka transport with our consumer and producer."""
+
+    Consumer = BatchConsumer
+    Producer = BatchProducer
+
+
+class BatchApp(faust.App):
+    """A Faust app whose topics arrive in batches. `before_start` is called once its consumer exists."""
+
+    before_start: Callable[[], None] | None = None
+
+    async def on_start(self) -> None:
+        """See Faust."""
+        await super().on_start()
+        if self.before_start is not None:
+            self.before_start()
+
+    def _new_transport(self) -> BatchTransport:
+        return BatchTransport(self.conf.broker_consumer, self)
+
+    def _new_producer_transport(self) -> BatchTransport:
+        return BatchTransport(self.conf.broker_producer, self)
+
+
+class BatchWriter:
+    """Sends whole record batches through the app's producer; order within a partition is the order of the calls."""
+
+    def __init__(self, app: faust.App, wall_ms: Callable[[], int]) -> None:
+        self._app = app
+        self._wall_ms = wall_ms
+        self._partitions: dict[str, list[int]] = {}
+
+    @property
+    def _producer(self) -> Any:
+        producer = self._app.producer._producer  # type: ignore[attr-defined]  # noqa: SLF001 - no public batch call
+        if producer is None:
+            raise RuntimeError("producer: not started (got None); write only between the app's start and stop")
+        return producer
+
+    async def partition_count(self, topic: str) -> int:
+        """Ask the broker's metadata; creates the topic where the broker does so on first use."""
+        return len(await self._producer.partitions_for(topic))
+
+    async def send(self, topic: str, partition: int, entries: Sequence["Entry"]) -> list["Sent"]:
+        """Hand entries to the producer as few batches as their sizes allow. Await each result's `acked` for its ack."""
+        producer = self._producer
+        now = self._wall_ms()
+        sent: list[Sent] = []
+        position = 0
+        while position < len(entries):
+            batch = producer.create_batch()
+            count = 0
+            while position < len(entries):
+                key, value, headers = entries[position]
+                if batch.append(timestamp=now, key=key, value=value, headers=headers) is None:
+                    break
+                position += 1
+                count += 1
+            batch.close()
+            sent.append(Sent(await producer.send_batch(batch, topic, partition=partition), count))
+        return sent
+
+
+Entry = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
+"""(key, value, headers)"""
+
+
+class Sent:
+    """A record batch on its way: `acked` resolves to the broker's metadata."""
+
+    __slots__ = ("acked", "count")
+
+    def __init__(self, acked: "asyncio.Future[Any]", count: int) -> None:
+        self.acked = acked
+        self.count = count
+
+    async def last_offset(self) -> int | None:
+        """Wait for the ack. None when the broker had the batch already and no longer knows its offset."""
+        metadata = await self.acked
+        return metadata.offset + self.count - 1 if metadata.offset >= 0 else None

@@ -1,0 +1,408 @@
+"""The engine's agent: epochs of each owned partition, made durable in the order that DESIGN §5 prescribes.
+
+Per partition two loops. `_compute` takes what has piled up, runs the engine on it and hands the outputs to the producer
+at once; `_land` makes epochs durable one after the other: outputs acked, changelog written and acked, store written,
+batch acked. So epoch n+1 is computed, and its outputs leave, while n is in flight; the store is never ahead of the
+acks. Outputs of an epoch that never lands are repeated with the same ids by the replay.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import faust
+import structlog
+from faust.types import TP
+
+from agents.batching import BatchConsumer, Sent
+from agents.member_table import StateTable
+from agents.metrics import EngineMetrics
+from agents.outbox import Outbox
+from schemas.errors import StateError
+from schemas.events import Record
+from streams.epoch import Epoch
+from tables.store import StateStore
+
+QUEUED_BATCHES = 4  # per partition; with Faust's own small queue this bounds what waits in memory
+EPOCH_RECORDS = 5_000  # a batch is never split, so an epoch may exceed this by one batch
+EPOCHS_IN_FLIGHT = 2  # one being made durable, one computed ahead
+LOG_APPEND_TIME = 1  # Kafka's timestamp type: the broker's clock
+
+log = structlog.get_logger(__name__)
+
+
+class Engine(Protocol):
+    """What the worker needs of `streams.engine.PartitionEngine`."""
+
+    @property
+    def next_fire_ms(self) -> int | None:
+        """Clock value at which the earliest pending timer fires, lateness included."""
+
+    @property
+    def clock_ms(self) -> int:
+        """The partition's clock."""
+
+    @property
+    def applied_offset(self) -> int:
+        """Offset of the last record applied; -1 before the first."""
+
+    def run(self, records: Sequence[Record]) -> Epoch:
+        """Apply records in log order."""
+
+    def written(self, epoch: Epoch) -> None:
+        """Learn that an epoch is in the store."""
+
+    def member_view(self, member_id: str) -> dict[str, Any] | None:
+        """Describe one member."""
+
+    def campaigns_view(self) -> list[dict[str, Any]]:
+        """Describe the campaigns this partition runs."""
+
+
+EngineFactory = Callable[[int, StateStore], Engine]
+WallClock = Callable[[], int]
+
+
+class Lease:
+    """How a worker that was paused (a frozen VM, SIGSTOP) learns it before it writes over its successor's records.
+
+    The broker gives the partitions of a member away once it is silent for the session timeout. A process that did not
+    run for half of that must assume so. Counts the time of a suspended machine as well.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] | None = None) -> None:
+        self._seconds = seconds
+        self._clock = clock or (lambda: time.clock_gettime(time.CLOCK_BOOTTIME))
+        self.renew()
+
+    def renew(self) -> None:
+        """Say that the process runs. Called several times a second."""
+        self._renewed = self._clock()
+
+    def check(self) -> None:
+        """Refuse to go on after a pause.
+
+        Raises:
+            StateError: the process did not run for longer than the lease.
+        """
+        paused = self._clock() - self._renewed
+        if paused > self._seconds:
+            raise StateError(
+                f"worker: did not run for {paused:.1f} s, its partitions may have gone to another worker "
+                f"(more than {self._seconds:.1f} s); restart it"
+            )
+
+
+class Flight:
+    """An epoch between its computation and its durability."""
+
+    __slots__ = ("began", "epoch", "events", "outputs")
+
+    def __init__(self, epoch: Epoch, events: list[Any], outputs: list[Sent], began: float) -> None:
+        self.epoch = epoch
+        self.events = events
+        self.outputs = outputs
+        self.began = began
+
+
+class PartitionTask:
+    """Runs one partition from its assignment to its revocation."""
+
+    def __init__(self, partition: int, engine: Engine, store: StateStore, worker: "EngineWorker") -> None:
+        self.partition = partition
+        self.engine = engine
+        self.closing = False
+        self._store = store
+        self._worker = worker
+        self._append_ms = engine.clock_ms
+        self._incoming: asyncio.Queue[Any] = asyncio.Queue(QUEUED_BATCHES)
+        self._flights: asyncio.Queue[Flight] = asyncio.Queue()
+        self._slots = asyncio.Semaphore(EPOCHS_IN_FLIGHT)
+        self._held: dict[int, Any] = {}  # id -> event accepted and not yet acked
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._loops = [asyncio.create_task(self._guard(loop)) for loop in (self._compute, self._land)]
+
+    @property
+    def idle(self) -> bool:
+        """Nothing accepted that is not yet durable."""
+        return not self._held
+
+    async def accept(self, event: Any) -> None:
+        """Take one batch; waits while QUEUED_BATCHES wait already."""
+        self._hold(event)
+        await self._incoming.put(event)
+        if self.closing:  # closed while we waited: what is in flight may still land, this one is read again
+            self._let_go(event)
+
+    async def quiesce(self, timeout_s: float) -> None:
+        """Take nothing more, drop what is only queued, give epochs in flight `timeout_s` to land, then stop.
+
+        Afterwards this task produces and writes nothing, and what it did not finish will be read again.
+        """
+        self.closing = True
+        while not self._incoming.empty():
+            self._let_go(self._incoming.get_nowait())
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("epochs abandoned", partition=self.partition, batches=len(self._held), waited_s=timeout_s)
+        self.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+
+    def cancel(self) -> None:
+        """Stop at once."""
+        self.closing = True
+        current = asyncio.current_task()
+        for loop in self._loops:
+            if loop is not current:
+                loop.cancel()
+        self._abandon()
+
+    async def _guard(self, loop: Callable[[], Any]) -> None:
+        try:
+            await loop()
+        except Exception as error:
+            self._worker.fail(self.partition, error)
+
+    async def _compute(self) -> None:
+        while True:
+            events = [await self._incoming.get()]
+            if self.closing:
+                self._let_go(events[0])
+                continue
+            await self._slots.acquire()
+            waiting = len(events[0].value)
+            while waiting < EPOCH_RECORDS and not self._incoming.empty():  # what piled up becomes one epoch
+                events.append(self._incoming.get_nowait())
+                waiting += len(events[-1].value)
+            began = time.perf_counter()
+            epoch = self.engine.run(self._records(events))
+            self._worker.lease.check()
+            outputs = await self._worker.outbox.send(epoch)
+            self._flights.put_nowait(Flight(epoch, events, outputs, began))
+
+    async def _land(self) -> None:
+        metrics = self._worker.metrics
+        while True:
+            flight = await self._flights.get()
+            epoch = flight.epoch
+            # I2: outputs acked before the changelog is sent. A crash in between repeats them with the same ids.
+            for sent in flight.outputs:
+                await sent.acked
+            metrics.commands_acked((command.caused_at_ms for command in epoch.commands), self._worker.wall_ms())
+            # I3: changelog acked before the local write. A crash in between: recovery reads it back.
+            self._worker.lease.check()
+            offset = await self._worker.outbox.send_changelog(epoch)
+            # No await from here to the acks: a cancellation cannot come between the write and the acks.
+            if epoch.members or epoch.meta or epoch.hints:
+                self._store.write(epoch.members, epoch.meta, epoch.hints, offset)
+            self.engine.written(epoch)
+            for event in flight.events:
+                event.ack()
+                self._held.pop(id(event), None)
+            metrics.epoch_durable(epoch, len(flight.events), (time.perf_counter() - flight.began) * 1000)
+            self._slots.release()
+            if not self._held:
+                self._idle.set()
+
+    def _records(self, events: Iterable[Any]) -> list[Record]:
+        """Turn aiokafka's records into ours. Without LogAppendTime: the producer's time, never ahead, never back."""
+        records: list[Record] = []
+        wall = self._worker.wall_ms()
+        for event in events:
+            for raw in event.value:
+                if raw.timestamp_type == LOG_APPEND_TIME:
+                    append_ms = raw.timestamp
+                else:
+                    append_ms = self._append_ms = max(self._append_ms, min(raw.timestamp, wall))
+                records.append(Record(raw.offset, append_ms, raw.key, raw.value))
+        return records
+
+    def _hold(self, event: Any) -> None:
+        self._held[id(event)] = event
+        self._idle.clear()
+
+    def _let_go(self, event: Any) -> None:
+        if id(event) not in self._held:
+            return
+        self._worker.consumer.abandon(event.message)
+        self._worker.metrics.abandoned_batches += 1
+        self._held.pop(id(event), None)
+        if not self._held:
+            self._idle.set()
+
+    def _abandon(self) -> None:
+        for event in list(self._held.values()):
+            self._let_go(event)
+
+
+class EngineWorker:
+    """Owns the partition tasks of this process and answers to Faust's rebalances.
+
+    Args:
+        app: the Faust app; its consumer is a BatchConsumer.
+        table: the table `members`; tells when partitions are recovered.
+        engines: makes the engine of a partition on top of its recovered store.
+        outbox: where results go.
+        events_topic: the topic whose partitions we run.
+        wall_ms: the wall clock, ms since the epoch.
+        quiesce_s: how long a revoke may wait for epochs in flight; well below the session timeout.
+        lease_s: after a pause longer than this nothing is produced any more; well below the session timeout.
+    """
+
+    def __init__(
+        self,
+        app: faust.App,
+        table: StateTable,
+        engines: EngineFactory,
+        outbox: Outbox,
+        *,
+        events_topic: str,
+        wall_ms: WallClock,
+        quiesce_s: float,
+        lease_s: float,
+        metrics: EngineMetrics | None = None,
+    ) -> None:
+        self.outbox = outbox
+        self.metrics = metrics or EngineMetrics()
+        self.wall_ms = wall_ms
+        self.lease = Lease(lease_s)
+        self.tasks: dict[int, PartitionTask] = {}
+        self.recovered = False
+        self._app = app
+        self._table = table
+        self._engines = engines
+        self._topic = events_topic
+        self._quiesce_s = quiesce_s
+        self._revoking = False
+        self._failed: BaseException | None = None
+        self._progress: dict[int, tuple[int | None, int]] = {}
+        table.before_assignment = self._before_assignment
+        table.recovered = self._assign
+        table.stopping = self._stop
+
+    @property
+    def consumer(self) -> BatchConsumer:
+        """The app's consumer."""
+        consumer = self._app.consumer
+        if not isinstance(consumer, BatchConsumer):
+            raise TypeError(f"engine worker: wrong consumer (got {type(consumer).__name__}); build the app as BatchApp")
+        return consumer
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended this worker, if something did."""
+        return self._failed
+
+    def attach(self) -> None:
+        """Hook into the consumer's rebalances. Call once before the app starts."""
+        consumer = self.consumer
+        consumer.quiesce = self._quiesce
+        consumer.released = self._released
+        consumer.rewind = self._rewind
+
+    async def process(self, stream: Any) -> None:
+        """Be the agent: hand each batch to its partition's task. Never acks; the tasks do, when work is durable."""
+        events: AsyncIterator[Any] = stream.noack().events()
+        async for event in events:
+            message = event.message
+            task = self.tasks.get(message.partition)
+            if task is None or task.closing or message.generation_id != self._app.consumer_generation_id:
+                self.consumer.abandon(message)  # revoked meanwhile: its next owner reads it again
+                continue
+            await task.accept(event)
+
+    def engine_of(self, partition: int) -> Engine | None:
+        """Return the engine of a partition that is ours and recovered, for the web."""
+        task = self.tasks.get(partition)
+        return None if task is None or task.closing else task.engine
+
+    def update_gauges(self) -> None:
+        """Refresh lag, progress and next timer of each owned partition in `metrics`."""
+        now = self.wall_ms()
+        for partition, task in self.tasks.items():
+            applied = task.engine.applied_offset
+            end = self.consumer.highwater(TP(self._topic, partition))
+            lag = 0 if end is None else max(0, end - 1 - applied)
+            seen, since = self._progress.get(partition, (None, now))
+            if lag == 0 or seen != applied:
+                since = now
+            self._progress[partition] = (applied, since)
+            self.metrics.lag[partition] = lag
+            self.metrics.stalled_ms[partition] = now - since
+            self.metrics.next_fire_ms[partition] = task.engine.next_fire_ms
+
+    async def renew_lease(self) -> None:
+        """Say that this process runs."""
+        self.lease.renew()
+
+    def fail(self, partition: int, error: BaseException) -> None:
+        """End the worker: the batch is not acked, a restart replays it."""
+        if self._failed is None:
+            self._failed = error
+            log.error("partition failed, worker stops", partition=partition, exc_info=error)
+            self._app.loop.create_task(self._app.crash(error))
+
+    async def _quiesce(self, revoked: set[TP]) -> None:
+        self._revoking = True
+        self.recovered = False
+        self.metrics.rebalances += 1
+        tasks = [self.tasks[p] for p in self._partitions(revoked) if p in self.tasks]
+        await asyncio.gather(*(task.quiesce(self._quiesce_s) for task in tasks))
+
+    async def _released(self, revoked: set[TP]) -> None:
+        """I4: from here on nothing is produced or written for these partitions. Faust has flushed the producer."""
+        for partition in {tp.partition for tp in revoked}:
+            self._close(partition)
+
+    def _before_assignment(self) -> None:
+        for partition in {*self.tasks, *self._table.stores.partitions()}:
+            self._close(partition)
+        self._revoking = False
+
+    def _assign(self, partitions: set[int]) -> None:
+        if self._revoking:
+            return  # recovered for an assignment that is already being taken away
+        events = self._partitions(self.consumer.assignment())
+        if events != partitions:
+            raise StateError(
+                f"assignment: partitions of '{self._topic}' and of its changelog differ (got {sorted(events)} and "
+                f"{sorted(partitions)}); both topics must have the same number of partitions"
+            )
+        self.lease.renew()
+        for partition in sorted(partitions):
+            store = self._table.stores.open(partition)
+            self.tasks[partition] = PartitionTask(partition, self._engines(partition, store), store, self)
+        self.recovered = True
+        log.info("partitions recovered", partitions=sorted(partitions))
+
+    def _rewind(self, committed: Mapping[TP, int]) -> dict[TP, int]:
+        """Where the state is behind the committed offset (the changelog lost its tail), read from after the state."""
+        found: dict[TP, int] = {}
+        for partition, task in self.tasks.items():
+            tp = TP(self._topic, partition)
+            resume = task.engine.applied_offset + 1
+            if committed.get(tp, 0) > resume:
+                found[tp] = resume
+                log.warning("state is behind the committed offset, reading again", partition=partition, offset=resume)
+        return found
+
+    async def _stop(self) -> None:
+        self.recovered = False
+        await asyncio.gather(*(task.quiesce(self._quiesce_s) for task in self.tasks.values()))
+        for partition in list(self.tasks):
+            self._close(partition)
+
+    def _close(self, partition: int) -> None:
+        task = self.tasks.pop(partition, None)
+        if task is not None:
+            task.cancel()
+        self._table.stores.close(partition)
+        self._progress.pop(partition, None)
+        self.metrics.release(partition)
+
+    def _partitions(self, tps: Iterable[TP]) -> set[int]:
+        return {tp.partition for tp in tps if tp.topic == self._topic}

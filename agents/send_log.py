@@ -1,0 +1,280 @@
+"""Delivery's two hands on Kafka: an outbox that does not give up, and a reader of `commands` that knows what it owns.
+
+Not Faust: an agent acknowledges one event after the other, while here hundreds of mails are under way and end in any
+order; Faust then commits past unfinished ones, and drops acknowledged ones at a rebalance.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
+log = structlog.get_logger("agents.send")
+
+SESSION_TIMEOUT_MS = 45_000  # Kafka's default since 3.0
+REQUEST_TIMEOUT_S = 10.0
+DELIVERY_TIMEOUT_MS = 30_000  # below the session: what was not written by then is written again only if we still own it
+
+
+class Outbox:
+    """Writes records and waits for their acknowledgement; tries again until it is cancelled."""
+
+    def __init__(self, kafka: Mapping[str, Any]) -> None:
+        self._producer = Producer(
+            {
+                "linger.ms": 2,
+                "compression.type": "lz4",
+                "partitioner": "murmur2_random",  # as Java and Faust: equal members, equal partitions
+                **kafka,
+                "enable.idempotence": True,
+                "acks": "all",
+                "delivery.timeout.ms": DELIVERY_TIMEOUT_MS,
+            }
+        )
+        self._loop = asyncio.get_running_loop()
+        self._done: deque[tuple[asyncio.Future[int], KafkaError | None, int]] = deque()
+        self._woken = False
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._poll, name="delivery-outbox", daemon=True)
+        self._thread.start()
+
+    async def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int = -1,
+        headers: list[tuple[str, str | bytes | None]] | None = None,
+    ) -> int:
+        """Write one record and return its offset once it is acknowledged by all.
+
+        Raises:
+            KafkaException: an error that no repetition mends (too large, not authorized, fenced).
+        """
+        while True:
+            future: asyncio.Future[int] = self._loop.create_future()
+
+            def done(error: KafkaError | None, message: Message, to: asyncio.Future[int] = future) -> None:
+                self._done.append((to, error, -1 if error else message.offset() or 0))
+                if not self._woken:
+                    self._woken = True
+                    self._loop.call_soon_threadsafe(self._drain)
+
+            try:
+                self._producer.produce(topic, value, key, partition, on_delivery=done, headers=headers or [])
+            except BufferError:  # the broker is slow or away: librdkafka's queue is the bound
+                await asyncio.sleep(0.1)
+                continue
+            try:
+                return await future
+            except KafkaException as error:
+                problem = error.args[0]
+                if problem.fatal() or problem.code() in _PERMANENT:
+                    raise
+                log.warning("delivery.write-again", topic=topic, error=problem.name())
+                await asyncio.sleep(0.5)
+
+    def topic_partitions(self, topic: str) -> int:
+        """Return a topic's number of partitions, making it where the broker makes topics on first use. Blocks.
+
+        Raises:
+            KafkaException: no answer, or no such topic.
+        """
+        metadata = self._producer.list_topics(topic, timeout=REQUEST_TIMEOUT_S).topics[topic]
+        if metadata.error is not None:
+            raise KafkaException(metadata.error)
+        return len(metadata.partitions)
+
+    def cluster_id(self) -> str:
+        """Return the cluster's id. Blocks."""
+        return str(self._producer.list_topics(timeout=REQUEST_TIMEOUT_S).cluster_id or "")
+
+    def close(self) -> None:
+        """Stop. What was not acknowledged had nobody waiting for it any more. Blocks."""
+        self._closing.set()
+        self._thread.join()
+        self._producer.purge()
+        self._producer.flush(1)
+
+    def _poll(self) -> None:
+        while not self._closing.is_set():
+            self._producer.poll(0.1)
+
+    def _drain(self) -> None:
+        self._woken = False  # before emptying: what comes in meanwhile wakes us again
+        while self._done:
+            future, error, offset = self._done.popleft()
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(offset)
+            else:
+                future.set_exception(KafkaException(error))
+
+
+_PERMANENT = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.INVALID_RECORD,
+    }
+)
+
+
+class CommandReader:
+    """A consumer of one topic. New partitions are paused until `resume`; `revoked` is awaited before they are given up.
+
+    `confirmed_at` is the monotonic time at which the group's coordinator last accepted a commit of ours. A worker that
+    was stopped for longer than the session (SIGSTOP, a sleeping laptop) finds it too old, and waits until it is renewed.
+    """
+
+    def __init__(
+        self,
+        kafka: Mapping[str, Any],
+        group: str,
+        topic: str,
+        assigned: Callable[[list[int]], None],
+        revoked: Callable[[list[int]], Awaitable[Mapping[int, int]]],
+    ) -> None:
+        config = {"session.timeout.ms": SESSION_TIMEOUT_MS, "queued.max.messages.kbytes": 16_384, **kafka}
+        self.session_s = int(config["session.timeout.ms"]) / 1000
+        self.confirmed_at = float("-inf")
+        self.owned: set[int] = set()
+        self._topic = topic
+        self._assigned = assigned
+        self._revoked = revoked
+        self._loop = asyncio.get_running_loop()
+        self._generation = 0
+        self._commit_lock = threading.Lock()
+        self._reading = ThreadPoolExecutor(1, "delivery-read")
+        self._committing = ThreadPoolExecutor(1, "delivery-commit")
+        self._consumer = Consumer(
+            {
+                **config,
+                "group.id": group,
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "earliest",
+            }
+        )
+        self._consumer.subscribe(
+            [topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+
+    async def read(self, limit: int, timeout_s: float) -> list[Message]:
+        """Read up to `limit` records of owned partitions, waiting for the first at most `timeout_s`; serves rebalances.
+
+        Raises:
+            KafkaException: the broker refuses us; trouble that passes is logged by librdkafka and waited out.
+        """
+        return await self._loop.run_in_executor(self._reading, self._read, limit, timeout_s)
+
+    async def commit(self, offsets: Mapping[int, int]) -> bool:
+        """Commit the next offset of each partition; whether the coordinator accepted, which renews the lease."""
+        return await self._loop.run_in_executor(self._committing, self._commit, dict(offsets))
+
+    async def start_offset(self, partition: int) -> int:
+        """Return where reading starts: the committed offset, else the first there is.
+
+        Raises:
+            KafkaException: no answer.
+        """
+        return await asyncio.to_thread(self._start_offset, partition)
+
+    async def resume(self, partitions: Iterable[int]) -> None:
+        """Read on from these partitions, those that are still owned."""
+        await self._loop.run_in_executor(self._reading, self._switch, list(partitions), True)
+
+    async def pause(self, partitions: Iterable[int]) -> None:
+        """Stop reading from these partitions; what was fetched ahead is dropped and fetched again."""
+        await self._loop.run_in_executor(self._reading, self._switch, list(partitions), False)
+
+    async def close(self) -> None:
+        """Leave the group; `revoked` is awaited for what is owned."""
+        await self._loop.run_in_executor(self._reading, self._consumer.close)
+        self._reading.shutdown()
+        self._committing.shutdown()
+
+    # ------------------------------------------------------------ in threads
+
+    def _read(self, limit: int, timeout_s: float) -> list[Message]:
+        generation = self._generation
+        messages = self._consumer.consume(limit, timeout_s)
+        if generation != self._generation:
+            # All of it is from before the rebalance: partitions taken since are paused. It will be read again.
+            return []
+        good: list[Message] = []
+        for message in messages:
+            error = message.error()
+            if error is None:
+                good.append(message)
+            elif error.fatal() or not error.retriable():
+                if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._ALL_BROKERS_DOWN):  # noqa: SLF001
+                    continue  # a topic that appears on first use; brokers that restart
+                raise KafkaException(error)
+        return good
+
+    def _commit(self, offsets: Mapping[int, int]) -> bool:
+        asked_at = time.monotonic()
+        with self._commit_lock:
+            places = [TopicPartition(self._topic, p, offset) for p, offset in offsets.items() if p in self.owned]
+            if not places:
+                return False
+            try:
+                results = self._consumer.commit(offsets=places, asynchronous=False)
+            except KafkaException as error:
+                log.info("delivery.commit-refused", error=error.args[0].name())
+                return False
+        if any(place.error for place in results or ()):
+            return False
+        self.confirmed_at = asked_at
+        return True
+
+    def _start_offset(self, partition: int) -> int:
+        place = TopicPartition(self._topic, partition)
+        committed = self._consumer.committed([place], timeout=REQUEST_TIMEOUT_S)[0]
+        if committed.error:
+            raise KafkaException(committed.error)
+        low, _ = self._consumer.get_watermark_offsets(place, timeout=REQUEST_TIMEOUT_S)
+        return max(committed.offset, low)
+
+    def _switch(self, partitions: Sequence[int], on: bool) -> None:
+        places = [TopicPartition(self._topic, p) for p in partitions if p in self.owned]
+        if places:
+            (self._consumer.resume if on else self._consumer.pause)(places)
+
+    def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        self._generation += 1
+        self.owned = {place.partition for place in places}
+        consumer.assign(places)
+        consumer.pause(places)
+        self._loop.call_soon_threadsafe(self._assigned, sorted(self.owned))
+
+    def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        """Finish, commit, give up, in this order: the next owner starts after our last result."""
+        self._generation += 1
+        partitions = [place.partition for place in places]
+        # The bound lies in `revoked` itself, well below max.poll.interval.ms.
+        offsets = asyncio.run_coroutine_threadsafe(_as_coroutine(self._revoked(partitions)), self._loop).result()
+        self._commit(offsets)
+        self.owned -= set(partitions)
+        self.confirmed_at = float("-inf")
+
+    def _on_lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        """We were given up for dead: another worker may own these already, so there is nothing to commit."""
+        self._generation += 1
+        partitions = [place.partition for place in places]
+        self.owned -= set(partitions)
+        self.confirmed_at = float("-inf")
+        asyncio.run_coroutine_threadsafe(_as_coroutine(self._revoked(partitions)), self._loop).result()
+
+
+async def _as_coroutine(awaitable: Awaitable[Mapping[int, int]]) -> Mapping[int, int]:
+    return await awaitable

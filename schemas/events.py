@@ -1,0 +1,48 @@
+"""Events: facts in the past tense that producers, providers and we ourselves write to the topic `events`.
+
+The envelope is the same for all of them; what differs lies in `data`, described per type in `schemas/taxonomy.py`.
+Instants are int milliseconds since the epoch, UTC, and end in `_ms`.
+"""
+
+from typing import Any
+
+import msgspec
+
+TICK = "tick"
+CAMPAIGN_PUBLISHED = "campaign.published"
+CAMPAIGN_WITHDRAWN = "campaign.withdrawn"
+CONTROL_TYPES = frozenset({CAMPAIGN_PUBLISHED, CAMPAIGN_WITHDRAWN})
+
+
+class Event(msgspec.Struct, gc=False, omit_defaults=True):
+    """One event as every part of the product sees it.
+
+    `event_id` is None only when the producer gave none; the reader then names it by its place in the log.
+    `member_id` is None for ticks, control records and visitors not yet known.
+    """
+
+    type: str
+    occurred_at_ms: int
+    event_id: str | None = None
+    member_id: str | None = None
+    data: dict[str, Any] = {}
+    schema_version: int = 1
+    anonymous_id: str | None = None
+    sent_at_ms: int | None = None
+    received_at_ms: int | None = None
+    source: str | None = None
+    source_seq: int | None = None
+    correlation_key: str | None = None
+    causation_id: str | None = None
+    trace_id: str | None = None
+    tenant: str | None = None
+    context: dict[str, Any] | None = None
+
+
+class Record(msgspec.Struct, gc=False):
+    """One record of a partition's log, as fetched: `append_ms` is the broker's append time (or its stand-in)."""
+
+    offset: int
+    append_ms: int
+    key: bytes | None
+    value: bytes | None

@@ -1,0 +1,308 @@
+"""Mail over SMTP by aiosmtplib: a bounded pool of kept connections, and one honest answer per mail.
+
+What an answer means, and what the caller does with it:
+
+    sent       the server took the mail (final 250); never send it again
+    deferred   not taken, may be tried again: 4xx, or the connection broke before the mail was complete
+    unknown    the connection broke after the mail was handed over and before the reply: taken or not, nobody knows
+    bounced    5xx for this recipient or this content: never again
+    failed     5xx for our own sender address
+
+One recipient per mail, so that a refusal touches nobody else. A server that cannot be reached, greets with an error or
+refuses our login says nothing about any mail: that is `ProviderDown`, and costs no attempt.
+"""
+
+import asyncio
+import contextlib
+import re
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from urllib.parse import unquote, urlsplit
+
+import structlog
+from aiosmtplib import SMTP, SMTPException, SMTPResponseException
+from aiosmtplib.errors import SMTPDataError, SMTPRecipientRefused, SMTPSenderRefused
+
+from schemas.errors import OperatorError
+from sinks.mime import Mail
+
+log = structlog.get_logger("sinks.email")
+
+PORTS = {"smtp": 25, "smtp+starttls": 587, "smtps": 465}
+IDLE_S = 20.0          # below the shortest idle limit in wide use (Exchange Online drops after a minute or so)
+MAILS_PER_LINK = 1_000  # servers limit it too; a fresh connection also follows a changed DNS answer
+DOWN_BASE_S = 0.25
+DOWN_CAP_S = 5.0       # a server that is back is noticed within 5 s
+_ADDRESS = re.compile(r"[^\s<>\"',;:]+@[^\s<>\"',;:]+")
+_LOST = (SMTPException, OSError, TimeoutError, EOFError)
+
+
+class ProviderDown(Exception):
+    """The server takes no mail at all now; `wait_s`: when to ask again. `reason` is one word for metrics."""
+
+    def __init__(self, reason: str, wait_s: float) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.wait_s = wait_s
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one attempt: status as above, SMTP reply code (0: none), a word, the reply without addresses."""
+
+    status: str
+    code: int
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpServer:
+    """Where mail is handed over. `tls`: `none`, `starttls` (or refuse to send), `tls`."""
+
+    host: str
+    port: int
+    tls: str = "none"
+    username: str = ""
+    password: str = field(default="", repr=False)
+    helo: str = "localhost"
+
+    @classmethod
+    def parse(cls, url: str, username: str = "", password: str = "", helo: str = "localhost") -> "SmtpServer":
+        """Read `smtp://host:port`, `smtp+starttls://…` or `smtps://…`, with or without `user:password@`.
+
+        Raises:
+            OperatorError: no such URL, or a password that would cross a network in the clear.
+        """
+        remedy = "set smtp://host:port, smtp+starttls://host:port or smtps://host:port"
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise OperatorError(f"smtp: not a URL; {remedy}") from None
+        if parts.scheme not in PORTS or not parts.hostname:
+            raise OperatorError(f"smtp: not a mail server's URL (got scheme {parts.scheme!r}); {remedy}")
+        username = unquote(parts.username or "") or username
+        password = unquote(parts.password or "") or password
+        tls = {"smtp": "none", "smtp+starttls": "starttls", "smtps": "tls"}[parts.scheme]
+        if username and tls == "none" and not _is_loopback(parts.hostname):
+            raise OperatorError("smtp: the password would be sent in the clear; use smtp+starttls:// or smtps://")
+        return cls(parts.hostname, port or PORTS[parts.scheme], tls, username, password, helo)
+
+
+class EmailTransport:
+    """Hands mails to one server over at most `size` connections.
+
+    Args:
+        server: where.
+        size: connections at a time.
+        timeout_s: for each command and for connecting; the caller's lease must outlast four of them.
+        tls_context: for private authorities; None means the system's.
+    """
+
+    def __init__(
+        self, server: SmtpServer, size: int = 8, timeout_s: float = 10.0, tls_context: ssl.SSLContext | None = None
+    ) -> None:
+        self._server = server
+        self._timeout_s = timeout_s
+        self._tls_context = tls_context
+        self._slots = asyncio.Semaphore(size)
+        self._probe = asyncio.Lock()
+        self._idle: list[Link] = []
+        self._failures = 0
+        self._down_until = 0.0
+
+    @property
+    def up(self) -> bool:
+        """Whether the last connection succeeded."""
+        return self._failures == 0
+
+    @contextlib.asynccontextmanager
+    async def link(self) -> AsyncIterator["Link"]:
+        """Take a connection out of the pool, or make one; it goes back afterwards if it is still good.
+
+        Raises:
+            ProviderDown: there is none to be had.
+        """
+        async with self._slots:
+            link = await self._take()
+            try:
+                yield link
+            except BaseException:
+                link.drop()
+                raise
+            if link.reusable:
+                self._idle.append(link)
+            else:
+                link.drop()
+
+    async def connect(self) -> SMTP:
+        """Open a connection, logged in. While the server is down, one caller at a time tries.
+
+        Raises:
+            ProviderDown: it could not be opened.
+        """
+        if not self._failures:
+            return await self._connect()
+        async with self._probe:
+            wait = self._down_until - asyncio.get_running_loop().time()
+            if wait > 0:
+                raise ProviderDown("down", wait)
+            return await self._connect()
+
+    async def close(self) -> None:
+        """Say goodbye on all idle connections; those in use are closed by their users."""
+        idle, self._idle = self._idle, []
+        for link in idle:
+            await link.quit()
+
+    async def _take(self) -> "Link":
+        now = asyncio.get_running_loop().time()
+        while self._idle:
+            link = self._idle.pop()  # the last used first: the rest may fall idle and go
+            if link.connected and now - link.used_at < IDLE_S:
+                link.fresh = False
+                return link
+            link.drop()
+        return Link(self, await self.connect(), self._server.host)
+
+    async def _connect(self) -> SMTP:
+        server = self._server
+        client = SMTP(
+            hostname=server.host,
+            port=server.port,
+            username=server.username or None,
+            password=server.password or None,
+            local_hostname=server.helo,  # else the library asks DNS for our name, which can hang
+            timeout=self._timeout_s,
+            use_tls=server.tls == "tls",
+            start_tls=server.tls == "starttls",
+            tls_context=self._tls_context,
+        )
+        try:
+            async with asyncio.timeout(2 * self._timeout_s):
+                await client.connect()
+                await client.ehlo()
+        except _LOST as error:
+            client.close()
+            raise self._down(error) from None
+        if self._failures:
+            log.info("smtp.up", failures=self._failures)
+        self._failures = 0
+        return client
+
+    def _down(self, error: Exception) -> ProviderDown:
+        reason = f"reply_{error.code}" if isinstance(error, SMTPResponseException) else type(error).__name__
+        now = asyncio.get_running_loop().time()
+        if now >= self._down_until:  # several connections that fail together are one failure
+            if not self._failures:
+                log.warning("smtp.down", reason=reason, host=self._server.host, port=self._server.port)
+            self._failures += 1
+            self._down_until = now + min(DOWN_CAP_S, DOWN_BASE_S * 2 ** min(self._failures - 1, 10))
+        return ProviderDown(reason, max(0.01, self._down_until - now))
+
+
+class Link:
+    """One connection, for one user at a time."""
+
+    def __init__(self, transport: EmailTransport, client: SMTP, host: str) -> None:
+        self._transport = transport
+        self._client = client
+        self._mails = 0
+        self.host = host
+        self.fresh = True
+        self.reusable = True
+        self.used_at = asyncio.get_running_loop().time()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection stands, as far as we know."""
+        return self._client.is_connected
+
+    async def send(self, mail: Mail) -> Outcome:
+        """Hand over one mail; never raises for what the server does.
+
+        Raises:
+            ProviderDown: a kept connection had been closed by the server, and a new one could not be opened.
+        """
+        outcome = await self._envelope(mail)
+        if outcome is None and not self.fresh:
+            # A server may close an idle connection at any time; nothing was handed over yet, so start on a new one.
+            self.drop()
+            self._client = await self._transport.connect()
+            self.fresh, self._mails = True, 0
+            outcome = await self._envelope(mail)
+        if outcome is None:
+            # A new connection broke at this very mail: let it wait its turn, lest it hold up all others.
+            self.reusable = False
+            return Outcome("deferred", 0, "connection_lost")
+        if outcome.status == "":
+            outcome = await self._content(mail)
+        self.used_at = asyncio.get_running_loop().time()
+        self._mails += 1
+        if self._mails >= MAILS_PER_LINK or outcome.code == 421 or not self.connected:
+            self.reusable = False
+        elif self.reusable and outcome.status != "sent":
+            await self._reset()
+        return outcome
+
+    def drop(self) -> None:
+        """Close the connection without a word."""
+        self.reusable = False
+        self._client.close()
+
+    async def quit(self) -> None:
+        """Close the connection politely."""
+        with contextlib.suppress(*_LOST):
+            await self._client.quit(timeout=1.0)
+        self._client.close()
+
+    async def _envelope(self, mail: Mail) -> Outcome | None:
+        """Name sender and recipient. None: the connection broke. An empty status: go on with the content."""
+        try:
+            await self._client.mail(mail.sender)
+            await self._client.rcpt(mail.recipient)
+        except SMTPSenderRefused as error:
+            return _refused(error, "failed", "sender_refused")
+        except SMTPRecipientRefused as error:
+            return _refused(error, "bounced", "recipient_refused")
+        except _LOST:
+            return None
+        return Outcome("", 0, "")
+
+    async def _content(self, mail: Mail) -> Outcome:
+        try:
+            reply = await self._client.data(mail.content)
+        except SMTPDataError as error:
+            return _refused(error, "bounced", "content_refused")
+        except _LOST:
+            self.reusable = False
+            return Outcome("unknown", 0, "reply_lost")
+        return Outcome("sent", reply.code, "accepted", redact(reply.message))
+
+    async def _reset(self) -> None:
+        try:
+            await self._client.rset()
+        except _LOST:
+            self.reusable = False
+
+
+def redact(text: str) -> str:
+    """Shorten a server's reply and take addresses out: receipts are kept for years, and name members by id alone."""
+    return " ".join(_ADDRESS.sub("(address)", text).split())[:200]
+
+
+def _refused(error: SMTPResponseException, permanent: str, reason: str) -> Outcome:
+    status = permanent if 500 <= error.code < 600 else "deferred"
+    return Outcome(status, error.code, reason, redact(error.message))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,452 @@
+"""One partition's engine: records in, an epoch out. The log is its only clock (DESIGN §3).
+
+For each record, in log order: advance the clock, fire what is due, apply the record. Where a batch ends never changes a
+result. Members live in an overlay that runs ahead of the store; the caller makes each epoch durable and says `written`.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
+from typing import Any
+
+import msgspec
+import xxhash
+
+from schemas.codec import decode_event
+from schemas.commands import CancelMessage
+from schemas.errors import DecodeError
+from schemas.events import CONTROL_TYPES, TICK, Event, Record
+from schemas.ids import event_id_at
+from schemas.records import DeadLetter
+from streams.attribution import CONVERSION_TYPES, TOUCH_TYPES, credit, forget_stale_touches, record_touch
+from streams.decide import Place, conclude, describe
+from streams.epoch import Epoch
+from streams.history import fold_profile, remember
+from streams.late import meets_firing, note_firing
+from streams.patterns.match import COMPLETED, EVICTED, Moment, Outcome, advance_instances, reach_deadline, try_start
+from streams.patterns.plan import MAX_AGE_MS, Plan
+from streams.registry import META_CLOCK, Registry
+from streams.schedule import arm_dates, fire_date, next_wake
+from streams.views import view_of
+from tables.codec import decode_member, encode_member
+from tables.member_state import RECENT_IDS_MAX, Instance, Member, PlanState
+from tables.store import StateStore
+
+HINTS_PAGE = 65_536
+META_FORMAT = 1
+
+_digest = xxhash.xxh3_64_intdigest
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(list[Any]).decode
+
+
+class PartitionEngine:
+    """The pure core of one partition.
+
+    Args:
+        partition: its number, for ids of events that bring none.
+        store: where members, hints and meta were left by the last durable epoch.
+        topic: name of the log, likewise for ids.
+        campaigns: plans to run whatever the log says (replay); None: those published on the log.
+        member_cache: how many decoded members may stay in memory between epochs.
+        durable: False when nobody will write the epochs (replay): members then stay in memory and are not encoded.
+    """
+
+    def __init__(
+        self,
+        partition: int,
+        store: StateStore,
+        *,
+        topic: str = "events",
+        campaigns: Sequence[Plan] | None = None,
+        member_cache: int = 100_000,
+        durable: bool = True,
+    ) -> None:
+        self.partition = partition
+        self.topic = topic
+        self.applied_offset = -1
+        self.clock_ms = 0
+        self._durable = durable
+        self._store = store
+        self._member_cache = member_cache
+        self._members: dict[str, Member] = {}
+        self._heap: list[tuple[int, str]] = []
+        self._hints_read: tuple[int, bytes] | None = None
+        self._more_hints = True
+        self._epoch_number = 0
+        self._written_number = 0
+        self._epochs: dict[int, int] = {}
+        self._out: Epoch
+        self._changed: dict[str, Member] = {}
+        self._counts: Counter[str] = Counter()
+        self._fired: list[Member] = []
+        meta = store.meta()
+        self.registry = Registry(meta, campaigns)
+        if META_CLOCK in meta:
+            _, self.applied_offset, self.clock_ms = _unpack(meta[META_CLOCK])
+        self._read_hints()
+
+    @property
+    def next_fire_ms(self) -> int | None:
+        """The clock value at which the earliest pending timer fires; None when none is pending."""
+        return self._heap[0][0] if self._heap else None
+
+    # ------------------------------------------------------------ one epoch
+
+    def run(self, records: Sequence[Record], events: Sequence[Event | None] | None = None) -> Epoch:
+        """Apply records in log order; those at or below `applied_offset` are skipped (a replay after a crash).
+
+        `events`: the records decoded already, in the same order, None where decoding is left to the engine.
+        """
+        self._epoch_number += 1
+        first = records[0].offset if records else self.applied_offset + 1
+        self._out = Epoch(
+            self.partition, first, self.applied_offset, len(records), 0, None, [], [], [], [], [], {}, {}, [], {}
+        )
+        self._changed = {}
+        self._counts = Counter()
+        decoded: Sequence[Event | None] = events if events is not None else (None,) * len(records)
+        pairs = [
+            (record, self._read(record, event))
+            for record, event in zip(records, decoded, strict=True)
+            if record.offset > self.applied_offset
+        ]
+        self._load({event.member_id for _, event in pairs if event is not None and event.member_id})
+        for record, event in pairs:
+            if record.append_ms > self.clock_ms:
+                self.clock_ms = record.append_ms
+            if self._heap and self._heap[0][0] <= self.clock_ms:
+                self._fire_due(record)
+            if event is not None:
+                self._apply(record, event)
+            if self._fired:  # only now: a member's timers and its own event may share a record
+                for member in self._fired:
+                    member.applied = record.offset
+                self._fired.clear()
+            self.applied_offset = record.offset
+        return self._close()
+
+    def written(self, epoch: Epoch) -> None:
+        """Learn that an epoch and all before it are in the store; their members may leave memory."""
+        self._written_number = max(self._written_number, self._epochs.pop(epoch.last_offset, 0))
+        excess = len(self._members) - self._member_cache
+        if excess > 0:
+            idle = [m.member_id for m in self._members.values() if m.epoch <= self._written_number]
+            for member_id in idle[:excess]:
+                del self._members[member_id]
+
+    def _close(self) -> Epoch:
+        out = self._out
+        for member in self._changed.values() if self._durable else ():
+            wake = next_wake(member, self.registry.plan_of, self.registry.live)
+            key = member.member_id.encode()
+            if wake != member.hint:
+                out.hints.append((key, member.hint, wake))
+                member.hint = wake
+            self._schedule(member, wake)
+            out.members[key] = encode_member(member, wake)
+            member.epoch = self._epoch_number
+        out.meta.update(self.registry.take_changes())
+        out.meta[META_CLOCK] = _pack([META_FORMAT, self.applied_offset, self.clock_ms])
+        out.last_offset, out.clock_ms, out.next_fire_ms = self.applied_offset, self.clock_ms, self.next_fire_ms
+        out.counters = dict(self._counts)
+        self._epochs[out.last_offset] = self._epoch_number
+        return out
+
+    def _read(self, record: Record, event: Event | None) -> Event | None:
+        try:
+            if event is None:
+                event = decode_event(record.value)
+            if event.member_id is not None and (not event.member_id or event.member_id[0] == "\x00"):
+                raise DecodeError("bad-id", "member_id: must be text that does not begin with a zero character")
+        except DecodeError as error:
+            self._refuse(record, error.reason, error.message)
+            return None
+        if event.event_id is None:
+            event.event_id = event_id_at(self.topic, self.partition, record.offset)
+        return event
+
+    def _refuse(self, record: Record, reason: str, message: str) -> None:
+        self._out.dead_letters.append(
+            DeadLetter(
+                self.topic, self.partition, record.offset, reason, message, record.append_ms, record.key, record.value
+            )
+        )
+
+    # ------------------------------------------------------------ members
+
+    def _load(self, member_ids: set[str]) -> None:
+        missing = sorted(m for m in member_ids if m not in self._members)
+        if not missing:
+            return
+        for member_id, raw in zip(missing, self._store.get_many([m.encode() for m in missing]), strict=True):
+            self._members[member_id] = decode_member(member_id, raw) if raw is not None else Member(member_id)
+
+    def _schedule(self, member: Member, wake: int | None) -> None:
+        if wake is not None and (member.scheduled is None or wake < member.scheduled):
+            member.scheduled = wake
+            heappush(self._heap, (wake, member.member_id))
+
+    def _read_hints(self) -> None:
+        """Read one page of timer hints; a stale one costs a look at its member and dies."""
+        page = self._store.due(self._hints_read, HINTS_PAGE)
+        self._more_hints = len(page) == HINTS_PAGE
+        if page:
+            self._hints_read = page[-1]
+            self._heap.extend((fire_at, key.decode()) for fire_at, key in page)
+            heapify(self._heap)
+
+    # ------------------------------------------------------------ applying a record
+
+    def _apply(self, record: Record, event: Event) -> None:
+        if event.member_id is None:
+            if event.type in CONTROL_TYPES:
+                self._control(record, event)
+            elif event.type != TICK:
+                self._counts["events.anonymous"] += 1
+            return
+        member = self._members[event.member_id]
+        if record.offset <= member.applied:
+            return
+        self._counts["events"] += 1
+        event_id = event.event_id or ""
+        digest = _digest(event_id.encode())
+        if digest in member.recent:
+            self._counts["events.duplicate"] += 1
+            return
+        member.recent.append(digest)
+        if len(member.recent) > RECENT_IDS_MAX:
+            del member.recent[0]
+        member.applied = record.offset
+        self._changed[member.member_id] = member
+        e = min(event.occurred_at_ms, record.append_ms)
+        too_old = e < record.append_ms - MAX_AGE_MS
+        if too_old:
+            self._counts["events.too_old"] += 1
+        changed = fold_profile(member, event)
+        if self.registry.dated:
+            self._arm_dates(member, changed)
+        if event.type in TOUCH_TYPES:
+            record_touch(member, event, e)
+        elif event.type in CONVERSION_TYPES:
+            self._attribute(member, event, e, record)
+        moment = Moment(event_id, event.type, e, record.offset, event.data, member.profile, self.clock_ms, too_old)
+        self._match(member, moment, record)
+
+    def _arm_dates(self, member: Member, profile_changed: bool) -> None:
+        if profile_changed or not any(state.armed for state in member.plans.values()):
+            arm_dates(self.registry.dated, member, self.clock_ms)
+            self._schedule(member, next_wake(member, self.registry.plan_of, self.registry.live))
+
+    def _match(self, member: Member, moment: Moment, record: Record) -> None:
+        route = self.registry.routes.get(moment.type)
+        if route is None:
+            return
+        if not moment.too_old:
+            for series in route.series:
+                if remember(member, series, moment):
+                    self._counts["bounds.history"] += 1
+        starts = route.starts(moment.data)
+        if not member.plans:
+            for plan in starts:
+                self._match_plan(plan, True, member, moment, record)
+            return
+        concerned = {plan.id: True for plan in starts}
+        for plan_id, state in member.plans.items():
+            if (state.instances or state.late) and plan_id not in concerned:
+                concerned[plan_id] = False
+        for plan_id in sorted(concerned) if len(concerned) > 1 else concerned:
+            live = self.registry.live.get(plan_id) or self.registry.newest(plan_id)
+            if live is None:
+                self._withdraw(member, plan_id)
+            else:
+                self._match_plan(live, concerned[plan_id], member, moment, record)
+
+    def _match_plan(self, plan: Plan, starts: bool, member: Member, moment: Moment, record: Record) -> None:
+        """Show the event to one campaign: late firings, live instances, then the first step (SEMANTICS 66)."""
+        state = member.plans.get(plan.id)
+        fresh = state is None
+        if state is None:
+            state = member.plans[plan.id] = PlanState()
+        out: list[Outcome] = []
+        advanced: dict[Any, bool] = {}
+        try:
+            if state.late and not moment.too_old:
+                self._late(plan, state, member, moment, record)
+            if state.instances:
+                advanced = advance_instances(plan, self.registry.plan_of, state, member, moment, out)
+                if out:
+                    self._settle(member, out, record)
+                    out = []
+            if starts:
+                try_start(plan, state, member, moment, advanced, out)
+        except Exception as error:  # a campaign that raises must not stop the partition, nor the other campaigns
+            self._campaign_failed(plan, record, error)
+        if out:
+            self._settle(member, out, record)
+        if state.instances:
+            self._wake_for(member, plan, state)
+        elif fresh and state.empty():
+            del member.plans[plan.id]
+
+    def _withdraw(self, member: Member, plan_id: str) -> None:
+        """Drop what a withdrawn campaign remembers, but its caps: published again, `once` still holds."""
+        state = member.plans[plan_id]
+        self._counts["instances.withdrawn"] += len(state.instances)
+        state.instances, state.late, state.counts, state.armed = [], [], {}, None
+        if state.empty():
+            del member.plans[plan_id]
+
+    def _wake_for(self, member: Member, plan: Plan, state: PlanState) -> None:
+        for instance in state.instances:
+            own = self.registry.plan_of(plan.id, instance.version) or plan
+            deadline = instance.deadline
+            if deadline is not None:
+                wake = deadline + own.campaign.lateness_ms
+                if member.scheduled is None or wake < member.scheduled:
+                    self._schedule(member, wake)
+
+    # ------------------------------------------------------------ outcomes
+
+    def _settle(self, member: Member, out: list[Outcome], record: Record) -> None:
+        for kind, plan, state, instance, due, by in out:
+            self._counts[f"instances.{kind}"] += 1
+            if kind == COMPLETED:
+                self._complete(plan, state, member, instance, due, by, record)
+            elif kind == EVICTED:
+                owner = next((name for name, s in member.plans.items() if s is state), plan.id)
+                evicted = self.registry.plan_of(owner, instance.version) or plan
+                at = Place(self.partition, record.offset, record.append_ms, self.clock_ms)
+                self._out.decisions.append(describe(evicted, member, instance, at, "evicted", "instances_full"))
+
+    def _complete(
+        self,
+        plan: Plan,
+        state: PlanState,
+        member: Member,
+        instance: Instance,
+        due: int | None,
+        by: str | None,
+        record: Record,
+    ) -> None:
+        at = Place(self.partition, record.offset, record.append_ms, self.clock_ms)
+        verdict = conclude(plan, state, member, instance, due, by if due is None else None, at)
+        self._out.decisions.append(verdict.decision)
+        self._counts[f"decisions.{verdict.decision.outcome}.{verdict.decision.reason}"] += 1
+        if verdict.firing is not None:
+            self._out.firings.append(verdict.firing)
+            if due is not None and plan.steps[-1].kind == "absent":
+                note_firing(state, instance, due, verdict.command is not None)
+        if verdict.command is not None:
+            self._out.commands.append(verdict.command)
+
+    def _late(self, plan: Plan, state: PlanState, member: Member, moment: Moment, record: Record) -> None:
+        """Meet firings whose absence this event would have broken had it come in time (SEMANTICS 25)."""
+        for version, fired, due, sent in meets_firing(plan, self.registry.plan_of, state, moment):
+            own = self.registry.plan_of(plan.id, version) or plan
+            at = Place(self.partition, record.offset, record.append_ms, self.clock_ms)
+            decision = describe(own, member, fired, at, "late", "cancelled_after_firing", due)
+            self._out.decisions.append(decision)
+            self._counts["decisions.late.cancelled_after_firing"] += 1
+            if own.campaign.on_late == "cancel" and sent:
+                self._out.commands.append(
+                    CancelMessage(
+                        command_id=decision.command_id,
+                        member_id=member.member_id,
+                        campaign=plan.id,
+                        instance_id=decision.instance_id,
+                        reason="late_event",
+                        decided_at_ms=self.clock_ms,
+                        caused_at_ms=record.append_ms,
+                    )
+                )
+
+    def _campaign_failed(self, plan: Plan, record: Record, error: Exception) -> None:
+        self._counts["campaigns.failed"] += 1
+        self._refuse(record, "campaign-failed", f"campaign {plan.id!r}: {type(error).__name__} while matching")
+
+    def _attribute(self, member: Member, event: Event, e: int, record: Record) -> None:
+        forget_stale_touches(member, self.clock_ms, MAX_AGE_MS)
+        credited = credit(member, event, event.event_id or "", e, record.append_ms)
+        if credited is not None:
+            self._out.attributions.append(credited)
+
+    # ------------------------------------------------------------ timers
+
+    def _fire_due(self, record: Record) -> None:
+        """Fire every timer with due + lateness <= clock, in the order (due, member, campaign, start)."""
+        due_ids: set[str] = set()
+        while self._heap and self._heap[0][0] <= self.clock_ms:
+            due_ids.add(heappop(self._heap)[1])
+            if not self._heap and self._more_hints:
+                self._read_hints()
+        self._load(due_ids)
+        queue: list[tuple[Any, ...]] = []
+        for member_id in due_ids:
+            member = self._members[member_id]
+            member.scheduled = None
+            if record.offset <= member.applied:
+                continue  # an interrupted epoch had already brought this member past this record
+            for plan_id, state in member.plans.items():
+                self._queue_timers(queue, member, plan_id, state)
+        while queue:
+            self._fire_one(queue, heappop(queue), record)
+        for member_id in due_ids:
+            member = self._members[member_id]
+            self._schedule(member, next_wake(member, self.registry.plan_of, self.registry.live))
+
+    def _queue_timers(self, queue: list[tuple[Any, ...]], member: Member, plan_id: str, state: PlanState) -> None:
+        for instance in state.instances:
+            plan = self.registry.plan_of(plan_id, instance.version)
+            deadline = instance.deadline
+            if plan is not None and deadline is not None and deadline + plan.campaign.lateness_ms <= self.clock_ms:
+                entry = (deadline, member.member_id, plan_id, instance.started, id(instance), member, state, instance)
+                heappush(queue, entry)
+        live = self.registry.live.get(plan_id)
+        if state.armed and live is not None and state.armed[0] + live.campaign.lateness_ms <= self.clock_ms:
+            heappush(queue, (state.armed[0], member.member_id, plan_id, (-1, 0), id(state), member, state, None))
+
+    def _fire_one(self, queue: list[tuple[Any, ...]], entry: tuple[Any, ...], record: Record) -> None:
+        plan_id, member, state, instance = entry[2], entry[5], entry[6], entry[7]
+        out: list[Outcome] = []
+        self._fired.append(member)
+        self._changed[member.member_id] = member
+        plan = self.registry.plan_of(plan_id, instance.version) if instance else self.registry.live.get(plan_id)
+        if plan is None:
+            return
+        try:
+            if instance is None:
+                fire_date(plan, state, member, record.offset, self.clock_ms, out)
+            elif instance in state.instances:
+                reach_deadline(plan, state, member, instance, record.offset, out)
+        except Exception as error:  # as in _match
+            self._campaign_failed(plan, record, error)
+        self._settle(member, out, record)
+        if instance is not None and instance in state.instances:
+            deadline = instance.deadline
+            if deadline is not None and deadline + plan.campaign.lateness_ms <= self.clock_ms:
+                heappush(queue, (deadline, *entry[1:]))
+
+    # ------------------------------------------------------------ campaigns
+
+    def _control(self, record: Record, event: Event) -> None:
+        findings = self.registry.apply(event, record.offset, self.clock_ms)
+        if findings:
+            self._refuse(record, "bad-campaign", findings)
+        self._counts["control"] += 1
+
+    # ------------------------------------------------------------ views
+
+    def member_view(self, member_id: str) -> dict[str, Any] | None:
+        """Describe one member for operators; None if nothing is known. Reads, changes nothing."""
+        member = self._members.get(member_id)
+        if member is None:
+            raw = self._store.get_many([member_id.encode()])[0]
+            if raw is None:
+                return None
+            member = decode_member(member_id, raw)
+        return view_of(member, self.registry)
+
+    def campaigns_view(self) -> list[dict[str, Any]]:
+        """List campaigns of this partition: id, version, state, since when."""
+        return self.registry.view()

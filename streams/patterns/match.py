@@ -1,0 +1,491 @@
+"""The heart: one event against one campaign's live instances of one member, then against its first step.
+
+Pure: it changes the member's overlay it is given and appends outcomes. The rules and their numbers: docs/patterns.md
+(SEMANTICS). Order inside a record (66): history and profile are updated by the caller, then live instances, oldest
+first, then the start.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from streams.patterns.expressions import Data, capture
+from streams.patterns.plan import Plan, Ref, StepPlan, TermPlan
+from streams.patterns.windows import (
+    add_latest,
+    add_to_aggregate,
+    add_to_set,
+    aggregate_holds,
+    aggregate_values,
+    find_set,
+)
+from tables.member_state import INSTANCES_MAX, INSTANCES_PER_PLAN_MAX, KEYS_MAX, Instance, Member, PlanState
+
+COMPLETED = "completed"
+CANCELLED = "cancelled"
+KILLED = "killed"
+EXPIRED = "expired"
+EVICTED = "evicted"
+REPLACED = "replaced"
+
+Outcome = tuple[str, Plan, PlanState, Instance, int | None, str | None]
+"""(kind, plan, state, instance, due of an absence, event id that completed, cancelled or replaced it)."""
+
+PlanOf = Callable[[str, str], Plan | None]
+
+_NO_ALIASES: dict[str, Data] = {}
+
+
+class Moment:
+    """One event of one member at its place in the log. `e` is clamped event time, `clock` the partition's C at it.
+
+    `too_old`: it updates history and moves no pattern. `keys`: correlation keys by `same` clause, filled on demand.
+    """
+
+    __slots__ = ("event_id", "type", "e", "offset", "data", "profile", "clock", "too_old", "keys", "begun")
+
+    def __init__(
+        self, event_id: str, type_: str, e: int, offset: int, data: Data, profile: Data, clock: int, too_old: bool
+    ) -> None:
+        self.event_id = event_id
+        self.type = type_
+        self.e = e
+        self.offset = offset
+        self.data = data
+        self.profile = profile
+        self.clock = clock
+        self.too_old = too_old
+        self.keys: dict[Any, list[tuple[Any, Any]]] = {}
+        self.begun = 0  # instances begun by this event, for their start order
+
+    def keys_for(self, plan: Plan) -> list[tuple[Any, Any]]:
+        """List (key, correlation) of this event under the plan's `same` clause."""
+        if plan.keys_of is None:
+            return _UNKEYED
+        found = self.keys.get(plan.same)
+        if found is None:
+            found = self.keys[plan.same] = plan.keys_of(self.data)
+        return found
+
+
+_UNKEYED: list[tuple[Any, Any]] = [(None, None)]
+
+
+class Start(NamedTuple):
+    """Where an instance starts: least and greatest event time of the first step, anchor id, (e, offset) of its records.
+
+    None of a match's own records may cancel or block it (SEMANTICS 17).
+    """
+
+    e_first: int
+    e_anchor: int
+    anchor: str
+    records: list[tuple[int, int]]
+
+
+def advance_instances(
+    plan: Plan, plan_of: PlanOf, state: PlanState, member: Member, moment: Moment, out: list[Outcome]
+) -> dict[Any, bool]:
+    """Show the event to every live instance, oldest first.
+
+    Returns:
+        The keys under which one advanced, with True where one completed: the event is spent there.
+    """
+    advanced: dict[Any, bool] = {}
+    for instance in list(state.instances):
+        own = plan if instance.version == plan.version else plan_of(plan.id, instance.version)
+        if own is None:
+            state.instances.remove(instance)
+            continue
+        if moment.type not in own.types:
+            continue
+        keys = moment.keys_for(own)
+        if own.keys_of is not None and not any(key == instance.key for key, _ in keys):
+            continue
+        awaited = instance.step
+        result = _step(own, instance, member, moment)
+        if not result:
+            continue
+        if result != "advanced":
+            state.instances.remove(instance)
+            out.append((result, own, state, instance, None, moment.event_id))
+        if (
+            result in ("advanced", COMPLETED) or instance.step > awaited
+        ):  # also one whose next absence is broken already
+            advanced[instance.key] = advanced.get(instance.key, False) or result == COMPLETED
+        if result == COMPLETED:
+            _spend(own, state, instance.key)
+    return advanced
+
+
+def _step(plan: Plan, instance: Instance, member: Member, moment: Moment) -> str:
+    """Judge one event against the awaited step: "" (nothing), "advanced", or how the instance ended."""
+    step = plan.steps[instance.step]
+    if moment.too_old:  # it counts in windows that others complete, and moves nothing (SEMANTICS 9, 10)
+        if step.kind in ("count", "all", "aggregate") and instance.e_prev <= moment.e < (instance.end or 0):
+            _positive(plan, step, instance, moment)
+        return ""
+    if step.kind == "absent":
+        return CANCELLED if _meets_absence(step, instance, moment) else ""
+    if step.kind == "delay":
+        return ""
+    end = instance.end if instance.end is not None else moment.e
+    if not instance.e_prev <= moment.e < end:
+        return ""
+    for number, term in enumerate(step.without):
+        if _meets_term(term, instance, moment, number * 64, instance.seen_without):
+            return KILLED
+    reached = _positive(plan, step, instance, moment)
+    if reached is None or (instance.blocked_e is not None and instance.blocked_e < reached):
+        return ""
+    return _advance(plan, instance, member, moment, reached)
+
+
+def _meets_absence(step: StepPlan, instance: Instance, moment: Moment) -> bool:
+    if step.term is None or instance.due is None or not instance.e_prev <= moment.e < instance.due:
+        return False
+    return _meets_term(step.term, instance, moment, 0, instance.seen)
+
+
+def _meets_term(term: TermPlan, instance: Instance, moment: Moment, base: int, seen: dict[int, Any]) -> bool:
+    """Tell whether the event satisfies a term; for `all of`, whether it is the last one missing."""
+    for index, ref in term.by_type.get(moment.type, ()):
+        if ref.judge is None or ref.judge(moment.data, instance.aliases, moment.profile, moment.clock):
+            if term.kind != "all":
+                return True
+            seen[base + index] = (moment.e, moment.offset)
+    if term.kind != "all" or moment.type not in term.by_type:
+        return False
+    return all(base + index in seen for index in range(len(term.refs)))
+
+
+def _positive(plan: Plan, step: StepPlan, instance: Instance, moment: Moment) -> int | None:
+    """Return the step's event time if this event completes it, None otherwise."""
+    term = step.term
+    if term is None or moment.type not in term.by_type:
+        return None
+    hit = [
+        index
+        for index, ref in term.by_type[moment.type]
+        if ref.judge is None or ref.judge(moment.data, instance.aliases, moment.profile, moment.clock)
+    ]
+    if not hit:
+        return None
+    reached: int | None = moment.e
+    if step.kind == "count":
+        entries = [list(entry) for entry in instance.counted]
+        inside = add_latest(entries, [moment.e, moment.offset], step.count)
+        instance.counted = [(entry[0], entry[1]) for entry in entries]
+        reached = entries[-1][0] if inside and len(entries) == step.count else None
+    elif step.kind == "all":
+        for index in hit:
+            instance.seen[index] = (moment.e, moment.offset)
+        complete = all(index in instance.seen for index in range(len(term.refs)))
+        reached = max(e for e, _ in instance.seen.values()) if complete else None
+    elif step.kind == "aggregate":
+        reached = _count_aggregate(step, instance, moment)
+    if reached is None or not _where(plan, step, instance.aliases, moment):
+        return None
+    return reached
+
+
+def _count_aggregate(step: StepPlan, instance: Instance, moment: Moment) -> int | None:
+    values = aggregate_values(step, moment.data)
+    if not values:
+        return None
+    entries = [[entry[0], *entry[1]] for entry in instance.counted]
+    inside = add_to_aggregate(entries, step, (moment.e, moment.offset), values)
+    instance.counted = [(entry[0], entry[1:]) for entry in entries]
+    return entries[-1][0] if inside and aggregate_holds(step, entries) else None
+
+
+def _where(plan: Plan, step: StepPlan, aliases: dict[str, Any], moment: Moment) -> bool:
+    if plan.where is None:
+        return True
+    bound = {**aliases, step.alias: moment.data} if step.alias else aliases
+    return plan.where(moment.data, bound, moment.profile, moment.clock)
+
+
+def _advance(
+    plan: Plan, instance: Instance, member: Member, moment: Moment, reached: int, own: list[int] | None = None
+) -> str:
+    """Reach the awaited step at event time `reached`; `own`: offsets of the records of a first step at that time."""
+    step = plan.steps[instance.step]
+    if own is None:
+        own = [] if reached > instance.e_prev else list(instance.own)
+        if step.kind == "all":
+            own.extend(offset for e, offset in instance.seen.values() if e == reached)
+        elif step.kind == "count":
+            own.extend(offset for e, offset in instance.counted if e == reached)
+        elif step.kind == "aggregate":
+            own.extend(entry[0] for e, entry in instance.counted if e == reached)
+    instance.own = own
+    instance.matched.append((instance.step, moment.event_id, reached))
+    if step.alias:
+        instance.aliases[step.alias] = capture(moment.data, plan.captures[step.alias])
+    if plan.last_names:
+        instance.last = capture(moment.data, plan.last_names)
+    if moment.e == reached:
+        instance.own.append(moment.offset)
+    if instance.step + 1 == len(plan.steps):
+        return COMPLETED
+    return "advanced" if enter(plan, instance, member, moment.offset, reached) else CANCELLED
+
+
+def enter(plan: Plan, instance: Instance, member: Member, offset: int, e_prev: int) -> bool:
+    """Let an instance await its next step, `e_prev` being the event time of the one just reached.
+
+    Returns:
+        False if history read before `offset` already ends it: the awaited absence was broken (SEMANTICS 15).
+    """
+    instance.step += 1
+    instance.e_prev = e_prev
+    instance.seen, instance.counted, instance.seen_without = {}, [], {}
+    instance.due = instance.end = instance.blocked_e = None
+    step = plan.steps[instance.step]
+    if step.kind == "delay":
+        instance.due = e_prev + step.window_ms
+        return True
+    if step.kind == "absent":
+        instance.due = e_prev + step.window_ms
+        return step.term is None or not _absence_broken(step.term, instance, member, offset)
+    instance.end = e_prev + step.window_ms
+    if plan.whole_ms is not None:
+        instance.end = min(instance.end, instance.e_first + plan.whole_ms)
+    instance.blocked_e = _blocked_from(step, instance, member, offset)
+    return True
+
+
+def _occurrences(ref: Ref, instance: Instance, member: Member, offset: int) -> list[int]:
+    """List event times of the reference's history read before `offset`, with the instance's key and predicate."""
+    return [
+        entry[0] for entry in _entries_of(ref, instance, member) if entry[1] < offset and entry[1] not in instance.own
+    ]
+
+
+def _entries_of(ref: Ref, instance: Instance, member: Member) -> Iterator[list[Any]]:
+    for entry in member.history.get(ref.series, ()):
+        keys, data, profile = entry[2], entry[3], entry[4]
+        if keys is not None and instance.key not in keys and list(_listed(instance.key)) not in keys:
+            continue
+        if ref.late is None or ref.late(data or _NO_ALIASES, instance.aliases, profile or _NO_ALIASES, entry[0]):
+            yield entry
+
+
+def _listed(key: Any) -> Any:
+    return key if isinstance(key, tuple) else (key,)
+
+
+def _absence_broken(term: TermPlan, instance: Instance, member: Member, offset: int) -> bool:
+    """Tell whether what was read before breaks the awaited absence (SEMANTICS 15).
+
+    Of two events at one time that each both anchor and cancel, the later read stays (18).
+    """
+    due = instance.due or 0
+    found = [list(_entries_of(ref, instance, member)) for ref in term.refs]
+    own = instance.own
+    mutual = instance.step == 1 and any(e[1] in own and e[0] == instance.e_prev for entries in found for e in entries)
+    for index, entries in enumerate(found):
+        times = [
+            e[0]
+            for e in entries
+            if e[1] < offset
+            and e[1] not in own
+            and instance.e_prev <= e[0] < due
+            and not (mutual and term.refs[index].anchors and e[5] and e[0] == instance.e_prev)
+        ]
+        if times:
+            if term.kind != "all":
+                return True
+            instance.seen[index] = (times[-1], -1)
+    return term.kind == "all" and all(index in instance.seen for index in range(len(term.refs)))
+
+
+def _blocked_from(step: StepPlan, instance: Instance, member: Member, offset: int) -> int | None:
+    """Find the event time after which a `without` event read earlier blocks this step (SEMANTICS 33)."""
+    blocks: list[int] = []
+    for term in step.without:
+        firsts = []
+        for ref in term.refs:
+            times = [e for e in _occurrences(ref, instance, member, offset) if e >= instance.e_prev]
+            if times:
+                firsts.append(min(times))
+        if term.kind == "all":
+            blocks.extend([max(firsts)] if len(firsts) == len(term.refs) else [])
+        else:
+            blocks.extend(firsts)
+    return min(blocks) if blocks else None
+
+
+def try_start(
+    plan: Plan, state: PlanState, member: Member, moment: Moment, advanced: dict[Any, bool], out: list[Outcome]
+) -> None:
+    """Show the event to the plan's first step; `advanced`: keys under which it already moved one (SEMANTICS 31)."""
+    step = plan.steps[0]
+    term = step.term
+    if term is None:
+        return
+    hit = [
+        index
+        for index, ref in term.by_type.get(moment.type, ())
+        if ref.judge is None or ref.judge(moment.data, _NO_ALIASES, moment.profile, moment.clock)
+    ]
+    if not hit:
+        return
+    if step.kind == "event":
+        if moment.too_old or not _where(plan, step, {}, moment):
+            return
+        for key, correlation in moment.keys_for(plan):
+            if key not in advanced:
+                start = Start(moment.e, moment.e, moment.event_id, [])
+                _begin(plan, state, member, moment, (key, correlation), start, out)
+        return
+    if state.counts_version != plan.shape:
+        state.counts, state.counts_version = {}, plan.shape
+    for key, correlation in moment.keys_for(plan):
+        if advanced.get(key):
+            continue  # it completed a match: read up to the firing, so spent (SEMANTICS 49)
+        entries = _entries(state, key)
+        gathered = _gather(step, entries, hit, member, moment, key)
+        if not entries:
+            del state.counts[key]
+        if gathered is None or moment.too_old or key in advanced or not _where(plan, step, {}, moment):
+            continue
+        _begin(plan, state, member, moment, (key, correlation), gathered, out)
+
+
+def _entries(state: PlanState, key: Any) -> list[Any]:
+    entries = state.counts.pop(key, None)
+    if entries is None:
+        entries = []
+        if len(state.counts) >= KEYS_MAX:
+            del state.counts[next(iter(state.counts))]
+    state.counts[key] = entries  # youngest last
+    return entries
+
+
+def _gather(
+    step: StepPlan, entries: list[Any], hit: list[int], member: Member, moment: Moment, key: Any
+) -> Start | None:
+    """Add the event to what the first step gathers; say where an instance starts if that completes it."""
+    if step.kind == "count":
+        inside = add_latest(entries, [moment.e, moment.offset, moment.event_id], step.count)
+        if not inside or len(entries) < step.count or entries[-1][0] - entries[0][0] >= step.window_ms:
+            return None
+        records = [(entry[0], entry[1]) for entry in entries]
+        start = Start(entries[0][0], entries[-1][0], moment.event_id, records)
+        return None if _count_blocked(step, member, moment, key, start) else start
+    if step.kind == "aggregate":
+        values = aggregate_values(step, moment.data)
+        if (
+            not values
+            or not add_to_aggregate(entries, step, (moment.e, moment.offset), values)
+            or not aggregate_holds(step, entries)
+        ):
+            return None
+        return Start(entries[0][0], entries[-1][0], moment.event_id, [(entry[0], entry[1]) for entry in entries])
+    count = len(step.term.refs) if step.term is not None else 0
+    for index in hit:
+        add_to_set(entries, [index, moment.e, moment.offset, moment.event_id])
+    for index in hit:
+        chosen = find_set(entries, count, [index, moment.e, moment.offset, moment.event_id], step.window_ms)
+        if chosen is not None:
+            times = [entry[1] for entry in chosen]
+            anchor = min(chosen, key=lambda entry: int(entry[2]))[3]
+            start = Start(min(times), max(times), anchor, [(entry[1], entry[2]) for entry in chosen])
+            if not _count_blocked(step, member, moment, key, start):
+                return start
+    return None
+
+
+def _count_blocked(step: StepPlan, member: Member, moment: Moment, key: Any, start: Start) -> bool:
+    """A `without` event read before, at low <= e < high, blocks a first count (SEMANTICS 36)."""
+    if not step.without:
+        return False
+    low, high = start.e_first, start.e_anchor
+    probe = Instance("", key, None, "", (0, 0), low, low)
+    probe.own = [offset for _, offset in start.records]
+    for term in step.without:
+        met = [any(low <= e < high for e in _occurrences(ref, probe, member, moment.offset)) for ref in term.refs]
+        if all(met) if term.kind == "all" else any(met):
+            return True
+    return False
+
+
+def _begin(
+    plan: Plan,
+    state: PlanState,
+    member: Member,
+    moment: Moment,
+    keyed: tuple[Any, Any],
+    start: Start,
+    out: list[Outcome],
+) -> None:
+    """Start an instance for (key, correlation), as `on_repeat` allows."""
+    key, e_anchor = keyed[0], start.e_anchor
+    peers = [i for i in state.instances if i.key == key and e_anchor < (i.deadline or 0)]
+    if peers:
+        kind = plan.repeat.kind
+        if kind == "keep" or (kind == "parallel" and len(peers) >= plan.repeat.most):
+            return
+        if kind == "restart":
+            if any(peer.e_anchor > e_anchor for peer in peers):
+                return  # the latest A by event time re-anchors; an older one read later is ignored (SEMANTICS 54)
+            for peer in peers:
+                state.instances.remove(peer)
+                out.append((REPLACED, plan, state, peer, None, moment.event_id))
+    moment.begun += 1
+    started = (moment.offset, moment.begun)
+    instance = Instance(plan.version, key, keyed[1], start.anchor, started, start.e_first, e_anchor)
+    result = _advance(plan, instance, member, moment, e_anchor, [o for e, o in start.records if e == e_anchor])
+    if result == "advanced":
+        _make_room(plan, state, member, out)
+        state.instances.append(instance)
+        return
+    if result == COMPLETED:
+        _spend(plan, state, key)
+    out.append((result, plan, state, instance, None, moment.event_id))
+
+
+def _make_room(plan: Plan, state: PlanState, member: Member, out: list[Outcome]) -> None:
+    while len(state.instances) >= INSTANCES_PER_PLAN_MAX:
+        _evict(plan, [(state, i) for i in state.instances], out)
+    while member.live_instances() >= INSTANCES_MAX:
+        _evict(plan, [(s, i) for s in member.plans.values() for i in s.instances], out)
+
+
+def _evict(plan: Plan, living: list[tuple[PlanState, Instance]], out: list[Outcome]) -> None:
+    """End the instance with the earliest due; none due: the oldest (SEMANTICS 59)."""
+    dated = [pair for pair in living if pair[1].due is not None]
+    if dated:
+        state, instance = min(dated, key=lambda pair: (pair[1].due or 0, pair[1].started))
+    else:
+        state, instance = min(living, key=lambda pair: pair[1].started)
+    state.instances.remove(instance)
+    out.append((EVICTED, plan, state, instance, None, None))
+
+
+def reach_deadline(
+    plan: Plan, state: PlanState, member: Member, instance: Instance, offset: int, out: list[Outcome]
+) -> None:
+    """The watermark passed the awaited step's deadline: an absence or delay is reached, a positive step has expired."""
+    step = plan.steps[instance.step]
+    if step.kind not in ("absent", "delay"):
+        state.instances.remove(instance)
+        out.append((EXPIRED, plan, state, instance, None, None))
+        return
+    due = instance.due or 0
+    instance.matched.append((instance.step, "", due))
+    if instance.step + 1 == len(plan.steps):
+        state.instances.remove(instance)
+        _spend(plan, state, instance.key)
+        out.append((COMPLETED, plan, state, instance, due, None))
+        return
+    if plan.leads_with_absence:
+        instance.e_first = due  # the anchoring X is no positive step of the pattern as written
+    enter(plan, instance, member, offset, due)
+
+
+def _spend(plan: Plan, state: PlanState, key: Any) -> None:
+    """After a match, what was read up to it is spent for its key (SEMANTICS 49, 50)."""
+    if plan.steps[0].kind in ("count", "aggregate", "all"):
+        state.counts.pop(key, None)

@@ -1,0 +1,64 @@
+"""Which campaigns an event concerns, without asking those it does not.
+
+A plan is found by the event's type; where its first step demands `attribute = "text"` of every event of that type, by
+the attribute's value too, so that a thousand campaigns on one type cost a look-up, not a thousand judgements.
+"""
+
+from collections.abc import Iterable
+
+from streams.patterns.expressions import Data
+from streams.patterns.plan import Plan, Series
+
+
+class Route:
+    """What to do with one event type: histories to keep, plans to start."""
+
+    __slots__ = ("series", "always", "by_value")
+
+    def __init__(self) -> None:
+        self.series: list[Series] = []
+        self.always: list[Plan] = []
+        self.by_value: dict[str, dict[str, list[Plan]]] = {}
+
+    def add_start(self, plan: Plan, type_: str) -> None:
+        """Index a plan under the constant its first step demands, else among those always asked."""
+        term = plan.steps[0].term
+        demands = {ref.equals for _, ref in term.by_type[type_]} if term is not None else {None}
+        attributes = {demand[0] if demand else None for demand in demands}
+        attribute = next(iter(attributes)) if len(attributes) == 1 else None
+        if attribute is None:
+            self.always.append(plan)
+            return
+        values = self.by_value.setdefault(attribute, {})
+        for value in sorted({demand[1] for demand in demands if demand}):
+            values.setdefault(value, []).append(plan)
+
+    def starts(self, data: Data) -> list[Plan]:
+        """List plans whose first step this event may match."""
+        if not self.by_value:
+            return self.always
+        found = list(self.always)
+        for attribute, values in self.by_value.items():
+            value = data.get(attribute)
+            if isinstance(value, str):
+                found.extend(values.get(value, ()))
+            else:  # in items, a list or of another type: let the plans themselves judge
+                found.extend(dict.fromkeys(plan for plans in values.values() for plan in plans))
+        return found
+
+
+def build_routes(live: Iterable[Plan], draining: Iterable[Plan]) -> dict[str, Route]:
+    """Index plans by event type; draining plans only continue, they start nothing."""
+    routes: dict[str, Route] = {}
+    known: dict[str, Series] = {}
+    for plan, starts in [*((p, True) for p in live), *((p, False) for p in draining)]:
+        for type_ in plan.types:
+            routes.setdefault(type_, Route())
+        for type_ in plan.start_types if starts else ():
+            routes[type_].add_start(plan, type_)
+        for series in plan.series.values():
+            same = known.setdefault(series.sid, series)
+            same.keep_ms = max(same.keep_ms, series.keep_ms)
+            if same is series:
+                routes[series.type].series.append(series)
+    return routes

@@ -1,0 +1,67 @@
+"""Timers of a member: when it must be looked at next, and the dates its campaigns wait for."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from streams.dates import member_zone, next_calendar_date, next_member_date
+from streams.patterns.match import COMPLETED, Outcome
+from streams.patterns.nodes import Calendar, MemberDate
+from streams.patterns.plan import Plan
+from tables.member_state import Instance, Member, PlanState
+
+PlanOf = Callable[[str, str], Plan | None]
+
+
+def next_wake(member: Member, plan_of: PlanOf, live: Mapping[str, Plan]) -> int | None:
+    """Return the clock value (deadline + the campaign's lateness) at which the member's earliest timer fires."""
+    wake: int | None = None
+    for plan_id, state in member.plans.items():
+        for instance in state.instances:
+            plan = plan_of(plan_id, instance.version)
+            deadline = instance.deadline
+            if plan is not None and deadline is not None:
+                at = deadline + plan.campaign.lateness_ms
+                if wake is None or at < wake:
+                    wake = at
+        if state.armed is not None and plan_id in live:
+            at = state.armed[0] + live[plan_id].campaign.lateness_ms
+            if wake is None or at < wake:
+                wake = at
+    return wake
+
+
+def arm_dates(plans: Iterable[Plan], member: Member, clock_ms: int) -> None:
+    """Set each dated campaign's next date from the profile as it is; a date already reached but not fired stays."""
+    for plan in plans:
+        state = member.plans.get(plan.id)
+        if state is not None and state.armed is not None and state.armed[0] <= clock_ms:
+            continue
+        coming = next_date(plan, member, clock_ms)
+        if coming is None:
+            if state is not None:
+                state.armed = None
+            continue
+        if state is None:
+            state = member.plans[plan.id] = PlanState()
+        state.armed = coming
+
+
+def next_date(plan: Plan, member: Member, after_ms: int) -> tuple[int, str] | None:
+    """Return (due in ms, label) of a dated plan's next date for a member."""
+    node = plan.steps[0].node
+    zone = member_zone(member.profile, plan.campaign.timezone)
+    if isinstance(node, MemberDate):
+        return next_member_date(node, member.profile, zone, after_ms)
+    return next_calendar_date(node, zone, after_ms) if isinstance(node, Calendar) else None
+
+
+def fire_date(plan: Plan, state: PlanState, member: Member, offset: int, clock_ms: int, out: list[Outcome]) -> None:
+    """A date has come: complete it if `where` holds now, and arm the next. Dates missed meanwhile are skipped."""
+    if state.armed is None:
+        return
+    due, label = state.armed
+    state.armed = next_date(plan, member, max(due, clock_ms))
+    if plan.where is not None and not plan.where({}, {}, member.profile, clock_ms):
+        return
+    instance = Instance(plan.version, None, None, label, (offset, 0), due, due)
+    instance.matched.append((0, "", due))
+    out.append((COMPLETED, plan, state, instance, due, None))

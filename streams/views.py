@@ -1,0 +1,42 @@
+"""What operators see of a member, as plain JSON values. Reads, changes nothing."""
+
+from typing import Any
+
+from streams.registry import Registry
+from tables.member_state import Member
+
+
+def view_of(member: Member, registry: Registry) -> dict[str, Any]:
+    """Describe a member as plain JSON values."""
+    instances = []
+    for plan_id, state in member.plans.items():
+        for instance in state.instances:
+            plan = registry.plan_of(plan_id, instance.version)
+            lateness = plan.campaign.lateness_ms if plan else 0
+            deadline = instance.deadline
+            instances.append(
+                {
+                    "campaign": plan_id,
+                    "version": instance.version,
+                    "correlation": instance.correlation,
+                    "anchor": instance.anchor,
+                    "step": instance.step,
+                    "due": instance.due,
+                    "until": instance.end,
+                    "fires_at": None if deadline is None else deadline + lateness,
+                    "matched": [{"step": s, "event_id": i, "e": e} for s, i, e in instance.matched],
+                }
+            )
+    notes = [
+        {"at": at, "campaign": campaign, "outcome": outcome, "reason": reason, "instance_id": named}
+        for at, campaign, outcome, reason, named in member.notes
+    ]
+    dates = [{"campaign": c, "due": s.armed[0], "date": s.armed[1]} for c, s in member.plans.items() if s.armed]
+    return {
+        "member_id": member.member_id,
+        "profile": member.profile,
+        "instances": instances,
+        "dates": dates,
+        "decisions": notes,
+        "touches": [{"at": t[0], "command_id": t[1], "campaign": t[2]} for t in member.touches],
+    }

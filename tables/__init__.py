@@ -1,0 +1,1 @@
+"""What is remembered per member, its bytes, and the local store that holds them."""

@@ -1,0 +1,125 @@
+"""What is remembered of one member: profile, history, live instances, caps, touches."""
+
+from typing import Any
+
+RECENT_IDS_MAX = 16  # SEMANTICS 6: a repeat within the member's last 16 read is a duplicate
+INSTANCES_PER_PLAN_MAX = 8  # DESIGN §4: live instances per campaign and member
+INSTANCES_MAX = 64  # DESIGN §4: live instances per member
+HISTORY_MAX = 64  # entries per history series; the earliest read goes first, counted
+KEYS_MAX = 64  # correlation keys with a running count per campaign; the one idle longest goes first, counted
+TOUCHES_MAX = 16  # messages that may still earn a conversion
+NOTES_MAX = 8  # recent decisions kept for the operator's page
+FIRED_IDS_MAX = 16  # instance ids remembered as fired; sinks drop what repeats beyond
+FIRED_MAX = 4  # firings that may still meet a late cancelling event
+
+Key = Any
+"""Correlation key: a normalised scalar, a tuple of them for several `same` paths, None without `same`."""
+
+
+class Instance:
+    """One live match of one campaign for one key.
+
+    `step` is the index of the awaited step. `due` (absence, delay) or `end` (positive) is the event-time deadline of
+    that step in ms; exactly one is set. `e_first` begins the whole-match window, `e_anchor` is the first step's event
+    time, `e_prev` that of the step before. `blocked_e`: a `without` event read before this step
+    at this time blocks later ones.
+    `seen`: (e, offset) by index of an event reference, for an awaited `all of`; `counted`: (e, offset) of an awaited
+    `n+` or (e, values) of an aggregate. `started`: (offset, ordinal), the start order.
+    """
+
+    __slots__ = (
+        "version", "key", "correlation", "anchor", "started", "step", "e_first", "e_anchor", "e_prev",
+        "due", "end", "blocked_e", "aliases", "last", "matched", "seen", "counted", "seen_without", "own",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        version: str,
+        key: Key,
+        correlation: Any,
+        anchor: str,
+        started: tuple[int, int],
+        e_first: int,
+        e_anchor: int,
+    ) -> None:
+        self.version = version
+        self.key = key
+        self.correlation = correlation
+        self.anchor = anchor
+        self.started = started
+        self.step = 0
+        self.e_first = e_first
+        self.e_anchor = e_anchor
+        self.e_prev = e_anchor
+        self.due: int | None = None
+        self.end: int | None = None
+        self.blocked_e: int | None = None
+        self.aliases: dict[str, dict[str, Any]] = {}
+        self.last: dict[str, Any] = {}  # attributes of the latest matched event that firing needs
+        self.matched: list[tuple[int, str, int]] = []  # (step, event id, e), in step order, at most 8
+        self.seen: dict[int, Any] = {}
+        self.counted: list[tuple[int, Any]] = []
+        self.seen_without: dict[int, Any] = {}
+        self.own: list[int] = []  # offsets of its own records at e_prev: they may not end it
+
+    @property
+    def deadline(self) -> int | None:
+        """Event time after which, plus lateness, the clock ends or fires the awaited step."""
+        return self.due if self.due is not None else self.end
+
+
+class PlanState:
+    """What one campaign remembers of one member.
+
+    `instances`: oldest first. `counts`: per key, what the first step has counted and not yet spent. `fired`: clock
+    values of firings per cap key, ascending, only as many as the caps need. `late`: recent absence firings, newest
+    last.
+    `fired_ids`: first 8 bytes of the instance ids that fired, newest last, at most 16.
+    `armed`: (due_ms, label) of the next calendar date, None if the campaign has none.
+    """
+
+    __slots__ = ("instances", "counts", "counts_version", "fired", "late", "armed", "fired_ids")
+
+    def __init__(self) -> None:
+        self.instances: list[Instance] = []
+        self.counts: dict[Key, list[Any]] = {}
+        self.counts_version = ""
+        self.fired: dict[Key, list[int]] = {}
+        self.late: list[list[Any]] = []
+        self.armed: tuple[int, str] | None = None
+        self.fired_ids: list[int] = []
+
+    def empty(self) -> bool:
+        """Tell whether nothing is left to remember."""
+        return not (self.instances or self.counts or self.fired or self.late or self.armed or self.fired_ids)
+
+
+class Member:
+    """One member. `applied`: offset of the last record that changed it. `hint`: timer hint in the store, None for none.
+
+    `history`: per series id, entries [e, offset, keys, data, profile, anchors] in read order. `touches`: [e, command
+    id, campaign, version, instance id, channel, window ms], in read order. `notes`: [clock, campaign, outcome, reason,
+    instance id]. `scheduled` and `epoch` live in memory only.
+    """
+
+    __slots__ = (
+        "member_id", "applied", "recent", "profile", "history", "plans", "touches", "notes", "hint", "scheduled",
+        "epoch",
+    )  # fmt: skip
+
+    def __init__(self, member_id: str) -> None:
+        self.member_id = member_id
+        self.applied = -1
+        self.recent: list[int] = []
+        self.profile: dict[str, Any] = {}
+        self.history: dict[str, list[Any]] = {}
+        self.plans: dict[str, PlanState] = {}
+        self.touches: list[list[Any]] = []
+        self.notes: list[list[Any]] = []
+        self.hint: int | None = None
+        self.scheduled: int | None = None  # earliest wake-up in the engine's queue; memory only
+        self.epoch = 0  # the last epoch that changed it; memory only
+
+    def live_instances(self) -> int:
+        """Count live instances over all campaigns."""
+        return sum(len(state.instances) for state in self.plans.values())

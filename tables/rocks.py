@@ -1,0 +1,265 @@
+"""The local store of one partition on RocksDB (rocksdict). Implements `tables.store.StateStore`.
+
+Column families: `default` member records, `timers` hints (due_ms as 8 bytes big-endian, then the member key; empty
+value), `meta` the engine's meta entries (keys start with a zero byte) and our own two (keys start with 0xff).
+The write-ahead log is on, its fsync off: a crash of the process loses nothing, a crash of the machine falls back to
+the changelog, whose last covered offset lies in the same write batch as the data it covers (invariant I6).
+"""
+
+import fcntl
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import rocksdict
+
+from schemas.errors import StateError
+from tables.codec import fire_at_of
+from tables.store import Hint
+
+FORMAT = 1
+_FORMAT_KEY = b"\xffformat"
+_OFFSET_KEY = b"\xffchangelog-offset"
+_META_FIRST = 0x00
+_DUE_BYTES = 8
+_DUE_LIMIT = 1 << 63
+
+DEFAULT_CACHE_BYTES = 256 << 20  # shared by every partition of the process; stream.md §4
+DEFAULT_WRITE_BUFFER_BYTES = 256 << 20  # charged to the cache above
+_MEMTABLE_BYTES = 16 << 20
+_MAX_OPEN_FILES = 256
+_BLOOM_BITS = 10
+
+FireAt = Callable[[bytes], int | None]
+"""A member record -> when its earliest timer fires (ms), None for never."""
+
+
+class RocksResources:
+    """What all partitions of one process share: a block cache and a budget for memtables inside it."""
+
+    def __init__(
+        self,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        write_buffer_bytes: int = DEFAULT_WRITE_BUFFER_BYTES,
+    ) -> None:
+        self.cache = rocksdict.Cache(cache_bytes)
+        self.write_buffers = rocksdict.WriteBufferManager.new_write_buffer_manager_with_cache(
+            write_buffer_bytes, False, self.cache
+        )
+
+
+class DirectoryLock:
+    """One process per data directory. Held by the kernel, so a killed process leaves no stale lock behind."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._path = directory / "LOCK"
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._file)
+            self._file = -1
+            raise StateError(
+                f"{directory}: another worker uses this data directory; stop it, or give this worker its own"
+            ) from error
+
+    def release(self) -> None:
+        """Let another process in. May be called twice."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+class RocksStore:
+    """Member records, hints and meta of one partition under `path` (created when missing).
+
+    Args:
+        path: directory of this partition's database.
+        resources: shared caches; None makes private ones of default size.
+        fire_at: how hints are derived from records while the changelog is applied.
+
+    Raises:
+        StateError: locked by another process, corrupt, or written by a newer build.
+    """
+
+    def __init__(self, path: Path, resources: RocksResources | None = None, fire_at: FireAt = fire_at_of) -> None:
+        self._path = path
+        self._fire_at = fire_at
+        self._low = b""  # no live hint lies below: a scan from the head need not walk deleted hints
+        self._closed = False
+        self._open(resources or RocksResources())
+        try:
+            self._check_format()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, resources: RocksResources) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        families = {name: _options(resources, name) for name in ("timers", "meta")}
+        try:
+            self._db: Any = rocksdict.Rdict(str(self._path), _options(resources, "default"), families)
+            self._timers: Any = self._db.get_column_family("timers")
+            self._meta: Any = self._db.get_column_family("meta")
+            self._timers_handle = self._db.get_column_family_handle("timers")
+            self._meta_handle = self._db.get_column_family_handle("meta")
+        except Exception as error:  # rocksdict raises bare Exception for every RocksDB status
+            remedy = "delete this directory: it is rebuilt from the changelog"
+            if "lock" in str(error).lower():
+                remedy = "another store has it open: stop that worker, or give this one its own data directory"
+            raise StateError(f"{self._path}: cannot be opened (RocksDB says: {error}); {remedy}") from error
+
+    def _check_format(self) -> None:
+        stored = self._meta.get(_FORMAT_KEY)
+        if stored is None:
+            if self._first_key(self._db) is not None or self._first_key(self._meta) is not None:
+                raise StateError(f"{self._path}: holds data without a format marker; delete it to rebuild")
+            batch = rocksdict.WriteBatch(raw_mode=True)
+            batch.put(_FORMAT_KEY, b"%d" % FORMAT, self._meta_handle)
+            self._db.write(batch)
+            return
+        if not stored.isdigit():
+            raise StateError(f"{self._path}: unreadable format marker (got {stored!r}); delete it to rebuild")
+        if int(stored) > FORMAT:
+            raise StateError(
+                f"{self._path}: written by a newer build (format {int(stored)}, this build reads up to {FORMAT}); "
+                "run the newer build, or delete the directory to rebuild it from the changelog"
+            )
+
+    @staticmethod
+    def _first_key(family: Any) -> bytes | None:
+        cursor = family.iter()
+        cursor.seek_to_first()
+        return bytes(cursor.key()) if cursor.valid() else None
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """See StateStore."""
+        if not keys:
+            return []
+        return list(self._db.get(list(keys)))
+
+    def meta(self) -> dict[bytes, bytes]:
+        """See StateStore. Our own two entries are left out."""
+        return {bytes(key): bytes(value) for key, value in self._meta.items() if key[0] == _META_FIRST}
+
+    def due(self, after: tuple[int, bytes] | None, limit: int) -> list[tuple[int, bytes]]:
+        """See StateStore."""
+        cursor = self._timers.iter()
+        start = self._low if after is None else hint_key(*after)
+        cursor.seek(start)
+        if after is not None and cursor.valid() and cursor.key() == start:
+            cursor.next()
+        found: list[tuple[int, bytes]] = []
+        while len(found) < limit and cursor.valid():
+            key = bytes(cursor.key())
+            if after is None and not found:
+                self._low = key
+            found.append((int.from_bytes(key[:_DUE_BYTES], "big"), key[_DUE_BYTES:]))
+            cursor.next()
+        return found
+
+    def write(
+        self,
+        members: Mapping[bytes, bytes | None],
+        meta: Mapping[bytes, bytes | None],
+        hints: Sequence[Hint],
+        changelog_offset: int | None,
+    ) -> None:
+        """See StateStore."""
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        put, delete = batch.put, batch.delete
+        for key, value in members.items():
+            if value is None:
+                delete(key)
+            else:
+                put(key, value)
+        for key, value in meta.items():
+            if value is None:
+                delete(key, self._meta_handle)
+            else:
+                put(key, value, self._meta_handle)
+        low = self._low
+        for member, old, new in hints:
+            if old is not None:
+                delete(hint_key(old, member), self._timers_handle)
+            if new is not None:
+                key = hint_key(new, member)
+                put(key, b"", self._timers_handle)
+                low = min(low, key)
+        if changelog_offset is not None:
+            put(_OFFSET_KEY, b"%d" % changelog_offset, self._meta_handle)
+        self._low = low  # lowered before the write: a failed write leaves it too low, which is only slower
+        self._db.write(batch)
+
+    def changelog_offset(self) -> int | None:
+        """See StateStore."""
+        stored = self._meta.get(_OFFSET_KEY)
+        return None if stored is None else int(stored)
+
+    def apply_changelog(self, entries: Sequence[tuple[bytes, bytes | None]], last_offset: int) -> None:
+        """Write records read back from the changelog, in their order, with the hints derived from them.
+
+        `last_offset` is the offset of the last entry. The old records are read first so that no hint of a former
+        value stays behind: afterwards the store equals the fold of the changelog, hints included (invariant I7).
+        """
+        latest = dict(entries)
+        members = {key: value for key, value in latest.items() if key[0] != _META_FIRST}
+        meta = {key: value for key, value in latest.items() if key[0] == _META_FIRST}
+        fire_at = self._fire_at
+        hints: list[Hint] = []
+        for (key, value), old in zip(members.items(), self.get_many(list(members)), strict=True):
+            before = None if old is None else fire_at(old)
+            after = None if value is None else fire_at(value)
+            if before != after:
+                hints.append((key, before, after))
+        self.write(members, meta, hints, last_offset)
+
+    def dump(self) -> tuple[dict[bytes, bytes], dict[bytes, bytes], list[tuple[int, bytes]]]:
+        """Read everything: members, meta, hints. For tests and inspection of small stores."""
+        members = {bytes(key): bytes(value) for key, value in self._db.items()}
+        hints = [(int.from_bytes(key[:_DUE_BYTES], "big"), bytes(key[_DUE_BYTES:])) for key, _ in self._timers.items()]
+        return members, self.meta(), hints
+
+    def close(self) -> None:
+        """See StateStore. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        for family in (self._timers, self._meta, self._db):  # RocksDB wants its families closed before itself
+            family.close()
+        del self._timers_handle, self._meta_handle  # they too keep the database open, and locked
+
+
+def hint_key(due_ms: int, member: bytes) -> bytes:
+    """Spell one hint so that byte order is (due, member) order. `due_ms` counts from the epoch, not negative."""
+    if not 0 <= due_ms < _DUE_LIMIT:
+        raise StateError(f"timer hint: due_ms out of range (got {due_ms}); it must be 0 or more ms since the epoch")
+    return due_ms.to_bytes(_DUE_BYTES, "big") + member
+
+
+def _options(resources: RocksResources, family: str) -> Any:
+    options = rocksdict.Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.create_missing_column_families(True)
+    options.set_write_buffer_manager(resources.write_buffers)
+    options.set_write_buffer_size(_MEMTABLE_BYTES)
+    options.set_max_write_buffer_number(3)
+    options.set_level_compaction_dynamic_level_bytes(True)
+    options.set_max_open_files(_MAX_OPEN_FILES)
+    options.set_max_background_jobs(2)
+    options.set_keep_log_file_num(2)
+    options.set_compression_type(rocksdict.DBCompressionType.lz4())
+    options.set_bottommost_compression_type(rocksdict.DBCompressionType.zstd())
+    table = rocksdict.BlockBasedOptions()
+    table.set_block_cache(resources.cache)
+    table.set_cache_index_and_filter_blocks(True)
+    table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    if family == "default":
+        table.set_bloom_filter(_BLOOM_BITS, False)
+    options.set_block_based_table_factory(table)
+    if family == "timers":
+        # a queue: its head is all deletions; compact a file once half of any 1,024 entries are
+        options.add_compact_on_deletion_collector_factory(1024, 512, 0.5)
+    return options

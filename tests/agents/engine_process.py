@@ -1,0 +1,27 @@
+"""One engine worker with the counting double as a process of its own, so that tests can kill it without warning.
+
+`python -m tests.agents.engine_process BOOTSTRAP DATA_DIR SESSION_S`; prints `ready` when recovered; ends on SIGTERM.
+"""
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+from agents.wiring import run_engine_app
+from tests.agents.engine_bench import worker
+
+
+async def main() -> None:
+    built = worker(sys.argv[1], Path(sys.argv[2]), session_timeout_s=float(sys.argv[3]))
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    running = asyncio.create_task(run_engine_app(built, ended))
+    while not built.worker.recovered and not running.done():
+        await asyncio.sleep(0.02)
+    print("ready", flush=True)
+    await running
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

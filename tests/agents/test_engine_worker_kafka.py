@@ -1,0 +1,177 @@
+"""The worker with the real engine on Apache Kafka: append times of the broker, static membership, control records."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from confluent_kafka import Consumer as Reader
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from agents.topics import CHANGELOG, COMMANDS, DECISIONS, EVENTS, TOPICS
+from agents.wiring import EngineApp, create_engine_app
+from schemas.codec import encode_event
+from schemas.events import CAMPAIGN_PUBLISHED, Event
+from streams.engine import PartitionEngine
+from tests.agents.engine_bench import PARTITIONS, SMALL, applied, in_thread, read_all, until
+from tidings.brokers.local import LocalBroker
+
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+
+CAMPAIGN = """\
+campaign: reminder
+pattern: catalog.product.viewed as v then no order.created for 1s, same product_id
+send: {channel: email, template: reminder}
+"""
+SESSION_S = 30.0  # long: a restart that had to wait for it would run into the tests' own limits
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
+    cache = Path(__file__).parents[2] / ".cache"
+    with LocalBroker(tmp_path_factory.mktemp("kafka"), cache) as running:
+        yield running
+
+
+@pytest.fixture
+def topics(broker: LocalBroker) -> Iterator[str]:
+    """Fresh topics for each test; the permanent names leave no other way to keep tests apart."""
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    new = [NewTopic(spec.name, PARTITIONS, 1, config=dict(spec.config)) for spec in TOPICS]
+    for future in admin.create_topics(new).values():
+        future.result(10)
+    yield broker.bootstrap
+    for future in admin.delete_topics([spec.name for spec in TOPICS]).values():
+        future.result(10)
+    admin.delete_consumer_groups(["tidings-engine"])
+    time.sleep(0.5)
+
+
+def kafka_worker(bootstrap: str, data_dir: Path) -> EngineApp:
+    return create_engine_app(
+        bootstrap=[bootstrap], data_dir=data_dir, engines=PartitionEngine, partitions=PARTITIONS, instance="one",
+        session_timeout_s=SESSION_S, resources=SMALL,
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def running(built: EngineApp) -> AsyncIterator[EngineApp]:
+    await built.app.start()
+    try:
+        yield built
+    finally:
+        await built.app.stop()
+
+
+def publish(bootstrap: str) -> None:
+    producer = Producer({"bootstrap.servers": bootstrap})
+    data = {"campaign": "reminder", "yaml": CAMPAIGN, "path": "campaigns/reminder.yaml", "version": ""}
+    value = encode_event(Event(CAMPAIGN_PUBLISHED, 0, data=data))
+    for partition in range(PARTITIONS):
+        producer.produce(EVENTS, value=value, partition=partition)
+    producer.flush(10)
+
+
+def send(bootstrap: str, events: list[tuple[str, str, dict[str, Any]]]) -> None:
+    producer = Producer({"bootstrap.servers": bootstrap, "partitioner": "murmur2_random"})
+    now = int(time.time() * 1000)
+    for number, (kind, member, data) in enumerate(events):
+        event = Event(kind, now, event_id=f"{member}-{kind}-{number}-{now}", member_id=member, data=data)
+        producer.produce(EVENTS, key=member, value=encode_event(event))
+    producer.flush(10)
+
+
+def register_and_view(bootstrap: str, members: list[str]) -> None:
+    profile = {"email": "a@example.com", "consent": {"email": True}}
+    send(bootstrap, [("member.registered", m, profile) for m in members])
+    send(bootstrap, [("catalog.product.viewed", m, {"product_id": "p1"}) for m in members])
+
+
+def outputs(bootstrap: str, topic: str) -> list[dict[str, Any]]:
+    return [msgspec.json.decode(m.value()) for m in read_all(bootstrap, topic)]
+
+
+def committed(bootstrap: str) -> int:
+    reader = Reader({"bootstrap.servers": bootstrap, "group.id": "tidings-engine"})
+    found = reader.committed([TopicPartition(EVENTS, p) for p in range(PARTITIONS)], timeout=10)
+    reader.close()
+    return sum(max(0, tp.offset) for tp in found)
+
+
+async def test_absence_fires_by_a_tick_for_those_who_did_not_order(topics: str, tmp_path: Path) -> None:
+    await in_thread(publish, topics)
+    members = [f"m{i}" for i in range(20)]
+    async with running(kafka_worker(topics, tmp_path)) as built:
+        await in_thread(register_and_view, topics, members)
+        await in_thread(send, topics, [("order.created", m, {"product_id": "p1", "order_id": m}) for m in members[:5]])
+        await until(lambda: built.metrics.commands + built.metrics.decisions.total() > 0, "first firing", 30)
+        await until(lambda: built.metrics.decisions.total() >= 15, "all firings", 10)
+        assert built.metrics.ticks > 0
+    decided = {d["member_id"]: d["outcome"] for d in await in_thread(outputs, topics, DECISIONS)}
+    assert decided.keys() == set(members[5:])
+    assert {c["member_id"] for c in await in_thread(outputs, topics, COMMANDS)} == set(members[5:])
+
+
+async def test_static_member_comes_back_at_once_with_its_timers_and_commits(topics: str, tmp_path: Path) -> None:
+    await in_thread(publish, topics)
+    async with running(kafka_worker(topics, tmp_path)) as built:
+        await in_thread(register_and_view, topics, ["a", "b", "c"])
+        await until(lambda: applied(built) == 6 + PARTITIONS, "events applied")
+    assert await in_thread(committed, topics) == 6 + PARTITIONS
+    began = time.monotonic()
+    async with running(kafka_worker(topics, tmp_path)) as built:
+        assert time.monotonic() - began < SESSION_S / 2
+        await until(lambda: built.metrics.decisions.total() == 3, "timers set before the stop fire after it", 30)
+
+
+@pytest.mark.parametrize("disk", ["kept", "lost"])
+async def test_killed_worker_comes_back_with_the_same_commands(topics: str, tmp_path: Path, disk: str) -> None:
+    await in_thread(publish, topics)
+    members = [f"m{i}" for i in range(300)]
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.agents.test_engine_worker_kafka", topics, str(tmp_path / "kept"),
+        stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": "."},
+    )  # fmt: skip
+    try:
+        assert child.stdout is not None
+        while await asyncio.wait_for(child.stdout.readline(), 60) not in (b"ready\n", b""):
+            pass
+        for start in range(0, 300, 50):
+            await in_thread(register_and_view, topics, members[start : start + 50])
+        while len(await in_thread(read_all, topics, CHANGELOG)) < 100:
+            await asyncio.sleep(0.05)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        await child.wait()
+    async with running(kafka_worker(topics, tmp_path / disk)) as built:
+        await until(lambda: applied(built) >= 600 + PARTITIONS, "all events applied", 60)
+        await until(lambda: bool(built.metrics.lag) and not sum(built.metrics.lag.values()), "no lag", 10)
+        fired = {d["member_id"] for d in await in_thread(outputs, topics, DECISIONS)}
+        deadline = time.monotonic() + 30
+        while len(fired) < 300 and time.monotonic() < deadline:
+            fired = {d["member_id"] for d in await in_thread(outputs, topics, DECISIONS)}
+    by_member: dict[str, set[str]] = {}
+    for command in await in_thread(outputs, topics, COMMANDS):
+        by_member.setdefault(command["member_id"], set()).add(command["command_id"])
+    assert by_member.keys() == set(members)
+    assert all(len(ids) == 1 for ids in by_member.values())
+
+
+async def main() -> None:
+    built = kafka_worker(sys.argv[1], Path(sys.argv[2]))
+    await built.app.start()
+    print("ready", flush=True)
+    await asyncio.sleep(600)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

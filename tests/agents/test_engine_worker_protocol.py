@@ -1,0 +1,258 @@
+"""The order of one epoch's steps, with a producer whose acks the test gives by hand. Numbers I1..I6: DESIGN §5."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka.structs import RecordMetadata, TopicPartition
+from faust.types import TP
+
+from agents.batching import BatchScheduler, OffsetTracker, Sent
+from agents.engine_worker import EPOCH_RECORDS, EPOCHS_IN_FLIGHT, Lease, PartitionTask
+from agents.metrics import EngineMetrics
+from agents.outbox import Outbox
+from tables.rocks import RocksStore
+from tests.agents.counting_engine import CountingEngine
+from tests.agents.engine_bench import SMALL
+
+EVENTS = TP("events", 0)
+
+
+class HandWriter:
+    """Stands in for BatchWriter: keeps what is sent, acks when told."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.waiting: list[tuple[str, asyncio.Future[Any]]] = []
+        self._end = 0
+
+    async def partition_count(self, topic: str) -> int:
+        return 1
+
+    async def send(self, topic: str, partition: int, entries: Any) -> list[Sent]:
+        self.log.append(f"send {topic}")
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.waiting.append((topic, future))
+        return [Sent(asyncio.shield(future), len(entries))]  # shielded, as aiokafka does
+
+    async def ack(self, topic: str) -> None:
+        place = next(i for i, (name, _) in enumerate(self.waiting) if name == topic)
+        _, future = self.waiting.pop(place)
+        self.log.append(f"ack {topic}")
+        future.set_result(RecordMetadata(topic, 0, TopicPartition(topic, 0), self._end, 0, 0, 0))
+        self._end += 1
+        await settle()
+
+    def fail(self, topic: str) -> None:
+        place = next(i for i, (name, _) in enumerate(self.waiting) if name == topic)
+        self.waiting.pop(place)[1].set_exception(ConnectionError("broker is away"))
+
+
+class LoggingStore(RocksStore):
+    log: list[str]
+
+    def write(self, *args: Any) -> None:
+        self.log.append(f"write, changelog offset {args[3]}")
+        super().write(*args)
+
+
+class Bench:
+    """A PartitionTask without Faust around it."""
+
+    def __init__(self, path: Path) -> None:
+        self.seconds = 0.0
+        self.writer = HandWriter()
+        self.store = LoggingStore(path / "members-0.db", SMALL)
+        self.store.log = self.writer.log
+        self.abandoned: list[Any] = []
+        self.failures: list[BaseException] = []
+        worker: Any = SimpleNamespace(
+            outbox=Outbox(self.writer, "changelog"),  # type: ignore[arg-type]
+            metrics=EngineMetrics(),
+            lease=Lease(1.0, lambda: self.seconds),
+            wall_ms=lambda: 10_000,
+            consumer=SimpleNamespace(abandon=self.abandoned.append),
+            fail=lambda partition, error: self.failures.append(error),
+        )
+        self.engine = CountingEngine(0, self.store)
+        self.task = PartitionTask(0, self.engine, self.store, worker)
+
+    def batch(self, first: int, count: int) -> Any:
+        records = [
+            SimpleNamespace(offset=first + i, timestamp=1_000, timestamp_type=0, key=b"m", value=b"{}")
+            for i in range(count)
+        ]
+        log = self.writer.log
+        return SimpleNamespace(value=records, message=f"batch {first}", ack=lambda: log.append(f"batch {first} acked"))
+
+    async def close(self) -> None:
+        await self.task.quiesce(0)
+        self.store.close()
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path):
+    built = Bench(tmp_path)
+    yield built
+    await built.close()
+
+
+async def test_outputs_are_acked_before_the_changelog_and_the_changelog_before_the_store(bench: Bench) -> None:
+    await bench.task.accept(bench.batch(0, 3))
+    await settle()
+    assert bench.writer.log == ["send commands", "send decisions"]
+    await bench.writer.ack("decisions")
+    assert "send changelog" not in bench.writer.log
+    await bench.writer.ack("commands")
+    assert bench.writer.log[-1] == "send changelog"
+    assert bench.store.changelog_offset() is None
+    await bench.writer.ack("changelog")
+    # two records lay in that batch (a member, meta), so the last offset is one more than the acked first one
+    assert bench.writer.log[-2:] == ["write, changelog offset 3", "batch 0 acked"]
+    assert bench.store.changelog_offset() == 3
+    assert bench.task.idle
+
+
+async def test_next_epoch_leaves_while_one_is_in_flight_but_is_never_written_ahead_of_its_acks(bench: Bench) -> None:
+    await bench.task.accept(bench.batch(0, 3))
+    await settle()
+    await bench.task.accept(bench.batch(3, 3))
+    await settle()
+    assert bench.writer.log.count("send commands") == 2
+    await bench.writer.ack("commands")
+    await bench.writer.ack("commands")  # the second epoch's outputs come back first
+    await bench.writer.ack("decisions")
+    assert bench.writer.log.count("send changelog") == 1
+    await bench.writer.ack("changelog")
+    assert "batch 0 acked" in bench.writer.log
+    assert "batch 3 acked" not in bench.writer.log
+    await bench.writer.ack("decisions")
+    await bench.writer.ack("changelog")
+    assert bench.writer.log[-1] == "batch 3 acked"
+
+
+async def test_what_piles_up_while_epochs_are_in_flight_becomes_one_epoch(bench: Bench) -> None:
+    for number in range(EPOCHS_IN_FLIGHT):
+        await bench.task.accept(bench.batch(number * 3, 3))
+        await settle()
+    for number in range(2, 6):
+        await bench.task.accept(bench.batch(number * 3, 3))
+    await settle()
+    assert bench.writer.log.count("send commands") == EPOCHS_IN_FLIGHT
+    for topic in ("commands", "decisions", "changelog"):
+        await bench.writer.ack(topic)
+    assert bench.writer.log.count("send commands") == EPOCHS_IN_FLIGHT + 1
+    assert bench.engine.applied_offset == 17
+
+
+async def test_failed_send_acks_nothing_writes_nothing_and_fails_the_worker(bench: Bench) -> None:
+    await bench.task.accept(bench.batch(0, 3))
+    await settle()
+    bench.writer.fail("commands")
+    await settle()
+    assert isinstance(bench.failures[0], ConnectionError)
+    assert bench.store.changelog_offset() is None
+    assert not any("acked" in line for line in bench.writer.log)
+
+
+async def test_revoke_waits_for_epochs_in_flight_and_drops_what_only_waits(bench: Bench) -> None:
+    for number in range(EPOCHS_IN_FLIGHT + 1):
+        await bench.task.accept(bench.batch(number * 3, 3))
+        await settle()
+    await bench.task.accept(bench.batch(9, 3))
+    revoking = asyncio.create_task(bench.task.quiesce(5))
+    await settle()
+    assert bench.abandoned == ["batch 9"]
+    for topic in ("commands", "decisions", "changelog") * (EPOCHS_IN_FLIGHT + 1):
+        await bench.writer.ack(topic)
+    await revoking
+    assert bench.writer.log[-1] == "batch 6 acked"
+
+
+async def test_after_a_revoke_that_ran_out_of_time_nothing_is_sent_or_written(bench: Bench) -> None:
+    await bench.task.accept(bench.batch(0, 3))
+    await settle()
+    await bench.task.quiesce(0.01)
+    before = list(bench.writer.log)
+    for topic in ("commands", "decisions"):
+        await bench.writer.ack(topic)
+    await bench.task.accept(bench.batch(3, 3))
+    await settle()
+    assert [line for line in bench.writer.log if line.startswith(("send", "write", "batch"))] == before
+    assert sorted(bench.abandoned) == ["batch 0", "batch 3"]
+    assert bench.store.changelog_offset() is None
+
+
+async def test_unknown_changelog_offset_leaves_the_stored_one(bench: Bench) -> None:
+    await bench.task.accept(bench.batch(0, 1))
+    await settle()
+    _, future = bench.writer.waiting.pop()
+    future.set_result(RecordMetadata("changelog", 0, TopicPartition("changelog", 0), -1, 0, 0, 0))
+    await settle()
+    assert bench.store.changelog_offset() is None
+    assert bench.store.get_many([b"m"]) != [None]
+
+
+async def test_worker_that_was_paused_sends_and_writes_nothing_more(bench: Bench) -> None:
+    await bench.task.accept(bench.batch(0, 3))
+    await settle()
+    bench.seconds = 1.5  # while the acks of the outputs are awaited
+    await bench.writer.ack("commands")
+    await bench.writer.ack("decisions")
+    assert "send changelog" not in bench.writer.log
+    await bench.task.accept(bench.batch(3, 3))
+    await settle()
+    assert bench.writer.log.count("send commands") == 1
+    assert len(bench.failures) == 2
+    assert "did not run for 1.5 s" in str(bench.failures[0])
+
+
+def test_without_broker_time_append_time_never_goes_back_nor_beyond_the_wall_clock(tmp_path: Path) -> None:
+    async def times() -> list[int]:
+        built = Bench(tmp_path)
+        stamps = [(5_000, 0), (4_000, 0), (99_000, 0), (7_000, 1)]
+        raw = [
+            SimpleNamespace(offset=i, timestamp=t, timestamp_type=k, key=b"m", value=b"")
+            for i, (t, k) in enumerate(stamps)
+        ]
+        found = [record.append_ms for record in built.task._records([SimpleNamespace(value=raw)])]
+        await built.close()
+        return found
+
+    assert asyncio.run(times()) == [5_000, 5_000, 10_000, 7_000]
+
+
+def test_nothing_is_committable_beyond_the_oldest_batch_that_is_not_durable() -> None:
+    tracker = OffsetTracker()
+    for last in (9, 19, 25):
+        tracker.delivered(EVENTS, last)
+    assert tracker.ack(EVENTS, 19)
+    assert tracker.committable(EVENTS) is None
+    assert tracker.ack(EVENTS, 9)
+    assert tracker.committable(EVENTS) == 20
+    assert tracker.committable(EVENTS) is None
+    assert tracker.ack(EVENTS, 25)
+    assert tracker.committable(EVENTS) == 26
+
+
+def test_ack_of_a_batch_forgotten_by_a_rebalance_moves_nothing() -> None:
+    tracker = OffsetTracker()
+    tracker.delivered(EVENTS, 9)
+    tracker.forget({EVENTS})
+    assert not tracker.ack(EVENTS, 9)
+    assert tracker.committable(EVENTS) is None
+
+
+def test_scheduler_takes_turns_between_partitions_and_keeps_log_order() -> None:
+    other = TP("events", 1)
+    records = {EVENTS: list(range(EPOCH_RECORDS + 2)), other: [1, 2]}
+    found = list(BatchScheduler().iterate(records))
+    assert [(tp.partition, len(part)) for tp, part in found] == [(0, EPOCH_RECORDS), (1, 2), (0, 2)]
+    assert found[0][1] + found[2][1] == records[EVENTS]

@@ -1,0 +1,105 @@
+"""Private names of Faust and aiokafka that we use. Red after an upgrade: read what changed before touching the pin."""
+
+import inspect
+from importlib.metadata import version
+
+import aiokafka
+import pytest
+from aiokafka.partitioner import DefaultPartitioner, murmur2
+from aiokafka.producer.message_accumulator import BatchBuilder
+from faust.app.base import App
+from faust.tables.base import Collection
+from faust.tables.recovery import Recovery
+from faust.transport.consumer import Consumer
+from faust.transport.drivers import aiokafka as driver
+
+from agents.batching import BatchApp, BatchConsumer, BatchConsumerThread, BatchProducer
+from agents.outbox import partition_of
+
+
+def body(thing: object) -> str:
+    return inspect.getsource(thing)  # type: ignore[arg-type]
+
+
+def test_faust_is_the_series_that_was_read() -> None:
+    assert version("faust-streaming").startswith("0.15.")
+    assert version("aiokafka").startswith("0.14.")
+
+
+@pytest.mark.parametrize(
+    ("ours", "base", "names"),
+    [
+        (BatchConsumer, driver.Consumer, ["_new_consumer_thread", "_to_message", "_add_gap", "ack", "_new_offset"]),
+        (BatchConsumer, Consumer, ["on_partitions_revoked", "perform_seek"]),
+        (BatchConsumerThread, driver.AIOKafkaConsumerThread, ["_create_worker_consumer", "verify_event_path"]),
+        (BatchProducer, driver.Producer, ["_settings_extra"]),
+        (BatchApp, App, ["_new_transport", "_new_producer_transport", "on_start"]),
+    ],
+)
+def test_overridden_methods_still_exist_with_the_same_parameters(ours: type, base: type, names: list[str]) -> None:
+    for name in names:
+        theirs, mine = getattr(base, name), getattr(ours, name)
+        assert mine is not theirs
+        assert list(inspect.signature(mine).parameters) == list(inspect.signature(theirs).parameters), name
+
+
+def test_consumer_state_that_we_touch_exists() -> None:
+    source = body(Consumer)
+    for name in ("_acked", "_unacked_messages", "_committed_offset", "_waiting_for_ack", "_n_acked"):
+        assert f"self.{name} = " in source or f"{name}: " in source, name
+    assert "self._acked = defaultdict(list)" in source
+    assert "consumer._acked" not in body(Consumer._filter_tps_with_pending_acks)
+    assert "for tp in self._acked" in body(Consumer._filter_tps_with_pending_acks)
+
+
+def test_commit_asks_new_offset_and_revoke_forgets_before_the_app_is_told() -> None:
+    assert "self._new_offset(tp)" in body(Consumer._filter_committable_offsets)
+    revoke = body(Consumer.on_partitions_revoked)
+    assert revoke.index("self._acked.pop") < revoke.index("self._on_partitions_revoked")
+
+
+def test_getmany_hands_each_scheduled_item_to_to_message_under_its_three_guards() -> None:
+    source = body(Consumer.getmany)
+    for guard in ("self.scheduler.iterate(records)", "self.flow_active", "consumer_generation_id", "perform_seek"):
+        assert guard in source
+
+
+def test_revoke_flushes_the_producer_and_clears_queues_before_it_returns() -> None:
+    source = body(App._on_partitions_revoked)
+    for call in ("flow_control.clear", "_consumer_wait_empty", "_producer_flush"):
+        assert call in source
+
+
+def test_recovery_asks_the_persisted_offset_and_reports_completion_before_it_seeks() -> None:
+    assert "table.persisted_offset(tp)" in body(Recovery._add)
+    completed = body(Recovery.on_recovery_completed)
+    assert completed.index("table.on_recovery_completed") < completed.index("consumer.perform_seek()")
+    assert "offset > seen_offset" in body(Recovery)
+    assert "_crash_app" not in body(Collection)  # a name of ours in a subclass
+
+
+def test_changelog_topic_has_its_permanent_name() -> None:
+    assert body(Collection._changelog_topic_name).count('f"{self.app.conf.id}-{self.name}-changelog"') == 1
+
+
+def test_fetch_wait_is_read_from_the_consumer_when_it_starts() -> None:
+    assert "fetch_max_wait_ms=self._fetch_max_wait_ms" in body(aiokafka.AIOKafkaConsumer.start)
+
+
+def test_producer_offers_batches_and_keeps_itself_where_we_look() -> None:
+    assert driver.Producer._producer is None
+    assert list(inspect.signature(aiokafka.AIOKafkaProducer.send_batch).parameters) == [
+        "self",
+        "batch",
+        "topic",
+        "partition",
+    ]
+    assert "timestamp" in inspect.signature(BatchBuilder.append).parameters
+    assert "headers" in inspect.signature(BatchBuilder.append).parameters
+
+
+def test_partitioner_places_keys_as_aiokafkas_does() -> None:
+    theirs = DefaultPartitioner()
+    for key in (b"m1", b"member-0000000042", b"\xff\x00"):
+        assert partition_of(key, 7) == theirs(key, list(range(7)), list(range(7)))
+        assert murmur2(key) is not None

@@ -1,0 +1,16 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tidings.brokers import open_broker
+from tidings.config import Settings
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Settings of a local Kafka that all tests of this package share."""
+    place: Path = tmp_path_factory.mktemp("kafka")
+    settings = Settings.from_env({"TIDINGS_BROKER": "local", "TIDINGS_DATA_DIR": str(place), "TIDINGS_PARTITIONS": "3"})
+    with open_broker(settings) as broker:
+        yield settings.with_broker(broker.bootstrap)

@@ -1,0 +1,1 @@
+"""Composition and people: settings, brokers, command line, web endpoints, demo."""
