@@ -15,9 +15,11 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.transports import SchedulingStrategyT
 from faust.types.tuples import ConsumerMessage, Message, ack_lock
+from mode import Service
 
 MAX_BATCH_RECORDS = 5_000  # a 1 MiB fetch of ~200 B events; bounds one epoch to tens of ms of compute
 FETCH_MAX_WAIT_MS = 20  # Faust's fixed 1,500 ms lets a drained partition hold up its busy neighbours
+WATCH_S = 1.0
 _COMMIT_TRIES = 2
 
 RevokeHook = Callable[[set[TP]], Awaitable[None]]
@@ -107,6 +109,16 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS  # noqa: SLF001 - no setting for it; read when it starts
         return consumer
 
+    def coordination_error(self) -> BaseException | None:
+        """Return what ended aiokafka's part in the consumer group. Faust never asks, and would wait for ever."""
+        consumer: Any = self._consumer
+        # of aiokafka's group coordinator; the placeholder used before `subscribe` has no such task
+        task = getattr(getattr(consumer, "_coordinator", None), "_coordination_task", None)
+        if task is None or not task.done() or task.cancelled():
+            return None
+        error: BaseException | None = task.exception()
+        return error
+
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Do nothing: the stock check compares two kinds of clock and only raises false alarms (faust#629)."""
 
@@ -118,6 +130,8 @@ class BatchConsumer(driver.Consumer):
     `rewind` is asked after each seek to the committed offsets: where to read from instead, per partition.
     """
 
+    _thread: BatchConsumerThread
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.tracker = OffsetTracker()
@@ -125,7 +139,16 @@ class BatchConsumer(driver.Consumer):
         self.released: RevokeHook | None = None
         self.rewind: Callable[[Mapping[TP, int]], Mapping[TP, int]] | None = None
 
-    def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
+    @Service.task
+    async def _watch_coordination(self) -> None:
+        while not self.should_stop:
+            await self.sleep(WATCH_S)
+            error = self._thread.coordination_error()
+            if error is not None:
+                await self.crash(error)  # a restart joins the group anew
+                return
+
+    def _new_consumer_thread(self) -> BatchConsumerThread:
         return BatchConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
@@ -163,6 +186,12 @@ class BatchConsumer(driver.Consumer):
     def _new_offset(self, tp: TP) -> int | None:
         return self.tracker.committable(tp)
 
+    async def commit_all(self) -> None:
+        """Commit everything acked so far."""
+        for _ in range(_COMMIT_TRIES):  # the first may only have waited for a commit that began before our acks
+            if await self.commit():
+                break
+
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Let epochs in flight land, commit them, then let Faust take the partitions away.
 
@@ -170,9 +199,7 @@ class BatchConsumer(driver.Consumer):
         """
         if self.quiesce is not None:
             await self.quiesce(revoked)
-        for _ in range(_COMMIT_TRIES):  # the first may only have waited for a commit that began before our acks
-            if await self.commit():
-                break
+        await self.commit_all()
         self.tracker.forget(revoked)
         await super().on_partitions_revoked(revoked)
         if self.released is not None:
@@ -205,15 +232,25 @@ class BatchTransport(driver.Transport):
 
 
 class BatchApp(faust.App):
-    """A Faust app whose topics arrive in batches. `before_start` is called once its consumer exists."""
+    """A Faust app whose topics arrive in batches.
+
+    `before_start` is called once its consumer exists, `before_stop` while it still has its partitions.
+    """
 
     before_start: Callable[[], None] | None = None
+    before_stop: Callable[[], Awaitable[None]] | None = None
 
     async def on_start(self) -> None:
         """See Faust."""
         await super().on_start()
         if self.before_start is not None:
             self.before_start()
+
+    async def on_stop(self) -> None:
+        """Finish and commit first: Faust's own stop seeks back to the committed offsets before it commits."""
+        if self.before_stop is not None and self.crash_reason is None:
+            await self.before_stop()
+        await super().on_stop()
 
     def _new_transport(self) -> BatchTransport:
         return BatchTransport(self.conf.broker_consumer, self)

@@ -41,14 +41,14 @@ class Entry(msgspec.Struct, array_like=True, gc=False):
 
     format: int
     status: str
-    attempt: int        # provider calls begun so far
-    at_ms: int          # wall clock of this step; a repeated receipt carries it again
-    offset: int         # of the command's record: tells a record read again from a command written twice
-    first_ms: int       # wall clock of the first step, from which KEPT_MS counts
-    next_ms: int = 0    # deferred: when to try again
-    code: int = 0       # SMTP reply code, 0 for none
+    attempt: int  # provider calls begun so far
+    at_ms: int  # wall clock of this step; a repeated receipt carries it again
+    offset: int  # of the command's record: tells a record read again from a command written twice
+    first_ms: int  # wall clock of the first step, from which KEPT_MS counts
+    next_ms: int = 0  # deferred: when to try again
+    code: int = 0  # SMTP reply code, 0 for none
     reason: str = ""
-    detail: str = ""    # the provider's words, without addresses
+    detail: str = ""  # the provider's words, without addresses
 
     @property
     def final(self) -> bool:

@@ -315,6 +315,12 @@ class EngineWorker:
                 continue
             await task.accept(event)
 
+    async def finish(self) -> None:
+        """Let epochs in flight land and commit them; take nothing more."""
+        self.recovered = False
+        await asyncio.gather(*(task.quiesce(self._quiesce_s) for task in self.tasks.values()))
+        await self.consumer.commit_all()
+
     def engine_of(self, partition: int) -> Engine | None:
         """Return the engine of a partition that is ours and recovered, for the web."""
         task = self.tasks.get(partition)

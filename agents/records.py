@@ -14,11 +14,15 @@ What a crash does:
     between 2 and 3 the same; all blocks are dropped by their token
     after 3         nothing to do
 
-Commit 1 is refused when the partition has gone to another member, so a sleeper that wakes up inserts nothing, or a block
-whose token the new owner uses too. The nonce tells runs apart: after a topic was made anew its offsets start again at 0, and without
-it the new range 0-99 would be dropped as a repeat of the old one. Behind all this, tables keep one row per deterministic id.
+Commit 1 is refused when the partition has gone to another member, so a sleeper that wakes up inserts nothing, or a
+block
+whose token the new owner uses too. The nonce tells runs apart: after a topic was made anew its offsets start again at
+0, and without
+it the new range 0-99 would be dropped as a repeat of the old one. Behind all this, tables keep one row per
+deterministic id.
 
-While ClickHouse is away nothing is fetched (partitions are paused), the member stays in its group, and the range in hand is
+While ClickHouse is away nothing is fetched (partitions are paused), the member stays in its group, and the range in
+hand is
 tried again with growing pauses. Memory holds at most one cycle (`Limits`) and the client's fetch queue.
 """
 
@@ -52,7 +56,10 @@ log = structlog.get_logger(__name__)
 _backoff = wait_exponential_jitter(multiplier=0.2, max=MAX_BACKOFF_SECONDS, jitter=0.2)
 # Without the commits' metadata no partition may be taken on; after this the member leaves and its process ends.
 _ask_broker = Retrying(
-    retry=retry_if_exception_type(KafkaException), stop=stop_after_attempt(5), wait=wait_exponential_jitter(max=2), reraise=True
+    retry=retry_if_exception_type(KafkaException),
+    stop=stop_after_attempt(5),
+    wait=wait_exponential_jitter(max=2),
+    reraise=True,
 )
 
 
@@ -75,7 +82,10 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Counters(msgspec.Struct):
-    """What this process has done since its start. `rows`: by table. `lag`: records known to be behind, at the last report."""
+    """What this process has done since its start.
+
+    `rows`: by table. `lag`: records known to be behind, at the last report.
+    """
 
     records: int = 0
     inserts: int = 0
@@ -131,20 +141,29 @@ class Lane:
         if not self.records:
             self.since = now
         if self.redo is not None and not self.records and record.offset > self.redo.last:
-            log.warning("sink_range_gone", topic=self.topic, partition=self.partition, first=self.redo.first, last=self.redo.last)
+            log.warning(
+                "sink_range_gone",
+                topic=self.topic,
+                partition=self.partition,
+                first=self.redo.first,
+                last=self.redo.last,
+            )
             self.redo = None  # retention took the whole range while we were away
         self.records.append(record)
         self.size_bytes += size_bytes
+
+    @property
+    def ready(self) -> bool:
+        """True when there is a range to insert: records in hand, and an announced range read to its end."""
+        return bool(self.records) and (self.redo is None or self.records[-1].offset >= self.redo.last)
 
     def cut(self, nonce: str) -> bool:
         """Fix the range to insert next; False when there is none (or an announced one is not yet read to its end)."""
         if self.range is not None:
             return True
-        if not self.records:
+        if not self.ready:
             return False
         if self.redo is not None:
-            if self.records[-1].offset < self.redo.last:
-                return False
             self.range, self.announced = self.redo, True
         else:
             self.range = Range(self.records[0].offset, self.records[-1].offset, nonce)
@@ -244,7 +263,13 @@ class RecordSink:
                 redo = None
             if redo is not None:
                 self.counters.repeated_ranges += 1
-                log.info("sink_range_repeated", topic=place.topic, partition=place.partition, first=redo.first, last=redo.last)
+                log.info(
+                    "sink_range_repeated",
+                    topic=place.topic,
+                    partition=place.partition,
+                    first=redo.first,
+                    last=redo.last,
+                )
             self._lanes[place.topic, place.partition] = Lane(place.topic, place.partition, redo)
             if place.offset < 0:
                 place.offset = OFFSET_BEGINNING
@@ -261,9 +286,14 @@ class RecordSink:
     # ------------------------------------------------------------ records come in
 
     def _fetch(self) -> None:
-        rows = self._limits.rows - sum(len(lane.records) for lane in self._lanes.values())
+        # Announced ranges that are still being read do not count: several of them, from several predecessors, may be
+        # more
+        # than one cycle, and would leave no room for their own ends. Each was one cycle's share, which bounds their
+        # sum.
+        ready = self._ready()
+        rows = self._limits.rows - sum(len(lane.records) for lane in ready)
         # By the size of the last fetch's records: 5,000 large ones would be gigabytes.
-        room = (self._limits.size_bytes - sum(lane.size_bytes for lane in self._lanes.values())) // self._mean_bytes
+        room = (self._limits.size_bytes - sum(lane.size_bytes for lane in ready)) // self._mean_bytes
         self._take(self._consumer.consume(max(1, min(FETCH_COUNT, rows, room)), POLL_SECONDS))
 
     def _take(self, messages: list[Message]) -> None:
@@ -296,15 +326,18 @@ class RecordSink:
         now = time.monotonic()
         if self.counters.outage:
             return now >= self._retry_at
-        full = [lane for lane in self._lanes.values() if lane.records]
-        if not full:
+        ready = self._ready()
+        if not ready:
             return False
-        age_ms = max(self._limits.age_ms, MS_PER_INSERT * len(full))
+        age_ms = max(self._limits.age_ms, MS_PER_INSERT * len(ready))
         return (
-            sum(len(lane.records) for lane in full) >= self._limits.rows
-            or sum(lane.size_bytes for lane in full) >= self._limits.size_bytes
-            or (now - min(lane.since for lane in full)) * 1000 >= age_ms
+            sum(len(lane.records) for lane in ready) >= self._limits.rows
+            or sum(lane.size_bytes for lane in ready) >= self._limits.size_bytes
+            or (now - min(lane.since for lane in ready)) * 1000 >= age_ms
         )
+
+    def _ready(self) -> list[Lane]:
+        return [lane for lane in self._lanes.values() if lane.ready]
 
     def _cycle(self) -> None:
         """Carry every lane that has a range through steps 1 to 3; what fails stays in hand for the next attempt."""
@@ -351,12 +384,16 @@ class RecordSink:
             self.counters.rows[table] = self.counters.rows.get(table, 0) + len(columns[0])
 
     def _finish(self, lanes: list[Lane]) -> None:
-        self._commit([TopicPartition(x.topic, x.partition, x.range.last + 1, metadata="") for x in lanes if x.range is not None])
+        self._commit(
+            [TopicPartition(x.topic, x.partition, x.range.last + 1, metadata="") for x in lanes if x.range is not None]
+        )
         now = time.monotonic()
         for lane in lanes:
             for reason, count in (lane.batch.undecodable if lane.batch else {}).items():
                 self.counters.undecodable[reason] = self.counters.undecodable.get(reason, 0) + count
-                log.warning("sink_undecodable", topic=lane.topic, partition=lane.partition, reason=reason, records=count)
+                log.warning(
+                    "sink_undecodable", topic=lane.topic, partition=lane.partition, reason=reason, records=count
+                )
             self.counters.records += lane.inserted(now)
 
     def _commit(self, places: list[TopicPartition]) -> None:
@@ -375,7 +412,14 @@ class RecordSink:
         self._consumer.pause(self._consumer.assignment())
         # The first line only: further lines of a driver's error can quote data.
         cause = str(error).split("\n", 1)[0][:200] if place == "broker" else _code_of(error)
-        log.warning("sink_retry", at=place, attempt=self._attempt, pause_ms=int(pause * 1000), error=type(error).__name__, cause=cause)
+        log.warning(
+            "sink_retry",
+            at=place,
+            attempt=self._attempt,
+            pause_ms=int(pause * 1000),
+            error=type(error).__name__,
+            cause=cause,
+        )
 
     def _recovered(self) -> None:
         if self.counters.outage:
@@ -397,7 +441,9 @@ class RecordSink:
         self._reported = (now, self.counters.records)
         self.counters.lag = self._lag()
         if self.counters.records != before or self.counters.outage:
-            log.info("sink_progress", per_second=round((self.counters.records - before) / (now - since)), **self._facts())
+            log.info(
+                "sink_progress", per_second=round((self.counters.records - before) / (now - since)), **self._facts()
+            )
 
     def _facts(self) -> dict[str, Any]:
         return msgspec.structs.asdict(self.counters)
@@ -439,4 +485,10 @@ def _pause_seconds(attempt: int) -> float:
 def _code_of(error: Exception) -> str:
     """ClickHouse's own code and name, or where it could not be reached; never a value out of a row."""
     code, name = getattr(error, "code", None), getattr(error, "name", None)
-    return f"{code} {name}" if code else "no answer" if isinstance(error, OSError) or "refused" in str(error) else type(error).__name__
+    return (
+        f"{code} {name}"
+        if code
+        else "no answer"
+        if isinstance(error, OSError) or "refused" in str(error)
+        else type(error).__name__
+    )

@@ -1,8 +1,8 @@
 """The role `delivery`: reads `commands`, sends e-mail, writes a receipt for every outcome to `events`, then commits.
 
 Hundreds of commands are under way at a time and end in any order; the committed offset of a partition is that of its
-first unfinished command. What was sent is known by command id (`agents/delivery_state.py`), so what is read again is not
-sent again. While the provider is away nothing more is read than `Limits` allows: commands wait in Kafka, not in memory.
+first unfinished command. What was sent is known by command id (`agents/delivery_state.py`), so what is read again is
+not sent again. While the provider is away nothing more is read than `Limits` allows: commands wait in Kafka.
 Consent is not looked at here: the engine did, when it decided.
 """
 
@@ -43,10 +43,10 @@ QUIET_S = 10.0  # how long calls under way may take to end at a rebalance or a s
 class Limits:
     """Bounds of what one process holds at a time."""
 
-    connections: int = 8          # to the provider
-    under_way: int = 256          # commands between reading and the end, without those that wait for another attempt
-    waiting: int = 10_000         # those that wait, too
-    total_bytes: int = 64 << 20   # of all their records
+    connections: int = 8  # to the provider
+    under_way: int = 256  # commands between reading and the end, without those that wait for another attempt
+    waiting: int = 10_000  # those that wait, too
+    total_bytes: int = 64 << 20  # of all their records
 
 
 def wall_clock_ms() -> int:
@@ -110,10 +110,10 @@ async def run_delivery(
 @dataclass(eq=False, slots=True)
 class _Partition:
     number: int
-    start: int = -1                                           # where reading began; -1: not restored yet
-    pending: dict[int, None] = field(default_factory=dict)    # offsets read and not done, ascending
+    start: int = -1  # where reading began; -1: not restored yet
+    pending: dict[int, None] = field(default_factory=dict)  # offsets read and not done, ascending
     highest: int = -1
-    jobs: dict[str, Job] = field(default_factory=dict)        # by command id, while it is not at its end
+    jobs: dict[str, Job] = field(default_factory=dict)  # by command id, while it is not at its end
     last: dict[str, asyncio.Task[None]] = field(default_factory=dict)  # the last record read of each command under way
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -151,7 +151,6 @@ class Delivery:
         self._freed = asyncio.Event()
         self._failure: BaseException | None = None
         self._background: set[asyncio.Task[None]] = set()
-        self._committed: dict[int, int] = {}
         self._closing = False
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -237,13 +236,14 @@ class Delivery:
         # Records of one command are worked on one after the other: the first decides, the next find it decided.
         before = part.last.get(command.command_id)
         if isinstance(command, CancelMessage):
-            job = part.jobs.get(command.command_id)
-            if job is not None:
-                job.cancel_reason = command.reason
-                job.cancelled.set()
+            if command.command_id in part.jobs:
+                part.jobs[command.command_id].cancel_reason = command.reason
+                part.jobs[command.command_id].cancelled.set()
             work = self._cancel(part.number, offset, command, before)
         else:
-            work = self._deliver(part, Job(part.number, offset, command, len(value or b"")), before)
+            job = Job(part.number, offset, command, len(value or b""))
+            part.jobs.setdefault(command.command_id, job)
+            work = self._deliver(part, job, before)
         task = self._begin_task(part, offset, work)
         part.last[command.command_id] = task
         task.add_done_callback(lambda ended: _forget(part.last, command.command_id, ended))
@@ -276,7 +276,6 @@ class Delivery:
                 job.waiting = True
                 await _ended(before)
                 job.waiting = False
-            part.jobs[job.command.command_id] = job
             await self._courier.deliver(job)
         finally:
             self._jobs.discard(job)
@@ -304,7 +303,6 @@ class Delivery:
 
     def _assigned(self, numbers: list[int]) -> None:
         self._parts = {number: _Partition(number) for number in numbers}
-        self._committed = {}
         for part in self._parts.values():
             self._start(self._prepare(part))
 
@@ -351,9 +349,9 @@ class Delivery:
         while True:
             offsets = {part.number: part.next_offset() for part in self._parts.values() if part.start >= 0}
             stale = time.monotonic() - self._reader.confirmed_at > self._reader.session_s / 8
-            if offsets and (stale or offsets != self._committed) and await self._reader.commit(offsets):
-                self._committed = offsets
-            await asyncio.sleep(COMMIT_S if offsets else 0.05)
+            if offsets and (stale or offsets != self._reader.committed):
+                self._reader.commit(offsets)
+            await asyncio.sleep(COMMIT_S if offsets and not stale else 0.05)
 
     async def _purge_forever(self) -> None:
         while True:

@@ -132,7 +132,7 @@ class CommandReader:
     """A consumer of one topic. New partitions are paused until `resume`; `revoked` is awaited before they are given up.
 
     `confirmed_at` is the monotonic time at which the group's coordinator last accepted a commit of ours. A worker that
-    was stopped for longer than the session (SIGSTOP, a sleeping laptop) finds it too old, and waits until it is renewed.
+    was stopped for longer than the session (SIGSTOP, a sleeping laptop) finds it too old, and waits for a new one.
     """
 
     def __init__(
@@ -147,14 +147,14 @@ class CommandReader:
         self.session_s = int(config["session.timeout.ms"]) / 1000
         self.confirmed_at = float("-inf")
         self.owned: set[int] = set()
+        self.committed: dict[int, int] = {}
         self._topic = topic
         self._assigned = assigned
         self._revoked = revoked
         self._loop = asyncio.get_running_loop()
         self._generation = 0
-        self._commit_lock = threading.Lock()
+        self._asked: tuple[float, int] | None = None  # monotonic time and generation of the commit under way
         self._reading = ThreadPoolExecutor(1, "delivery-read")
-        self._committing = ThreadPoolExecutor(1, "delivery-commit")
         self._consumer = Consumer(
             {
                 **config,
@@ -162,11 +162,10 @@ class CommandReader:
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "auto.offset.reset": "earliest",
+                "on_commit": self._on_commit,  # called inside consume()
             }
         )
-        self._consumer.subscribe(
-            [topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-        )
+        self._consumer.subscribe([topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     async def read(self, limit: int, timeout_s: float) -> list[Message]:
         """Read up to `limit` records of owned partitions, waiting for the first at most `timeout_s`; serves rebalances.
@@ -176,9 +175,21 @@ class CommandReader:
         """
         return await self._loop.run_in_executor(self._reading, self._read, limit, timeout_s)
 
-    async def commit(self, offsets: Mapping[int, int]) -> bool:
-        """Commit the next offset of each partition; whether the coordinator accepted, which renews the lease."""
-        return await self._loop.run_in_executor(self._committing, self._commit, dict(offsets))
+    def commit(self, offsets: Mapping[int, int]) -> None:
+        """Ask to commit the next offset of each partition; the answer moves `committed` and renews the lease.
+
+        One request at a time: while one is unanswered, this does nothing. Never blocks: a commit that waits for its
+        answer in one thread and a rebalance that waits in another block each other for good inside librdkafka.
+        """
+        places = [TopicPartition(self._topic, p, offset) for p, offset in offsets.items() if p in self.owned]
+        if not places or self._asked is not None:
+            return
+        self._asked = (time.monotonic(), self._generation)
+        try:
+            self._consumer.commit(offsets=places, asynchronous=True)
+        except KafkaException as error:
+            self._asked = None
+            log.info("delivery.commit-refused", error=error.args[0].name())
 
     async def start_offset(self, partition: int) -> int:
         """Return where reading starts: the committed offset, else the first there is.
@@ -200,7 +211,6 @@ class CommandReader:
         """Leave the group; `revoked` is awaited for what is owned."""
         await self._loop.run_in_executor(self._reading, self._consumer.close)
         self._reading.shutdown()
-        self._committing.shutdown()
 
     # ------------------------------------------------------------ in threads
 
@@ -221,21 +231,14 @@ class CommandReader:
                 raise KafkaException(error)
         return good
 
-    def _commit(self, offsets: Mapping[int, int]) -> bool:
-        asked_at = time.monotonic()
-        with self._commit_lock:
-            places = [TopicPartition(self._topic, p, offset) for p, offset in offsets.items() if p in self.owned]
-            if not places:
-                return False
-            try:
-                results = self._consumer.commit(offsets=places, asynchronous=False)
-            except KafkaException as error:
-                log.info("delivery.commit-refused", error=error.args[0].name())
-                return False
-        if any(place.error for place in results or ()):
-            return False
-        self.confirmed_at = asked_at
-        return True
+    def _on_commit(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
+        asked, self._asked = self._asked, None
+        refused = error or next((place.error for place in places if place.error), None)
+        if refused is not None:
+            log.info("delivery.commit-refused", error=refused.name())
+        elif asked is not None and asked[1] == self._generation:
+            self.confirmed_at = asked[0]
+            self.committed = {place.partition: place.offset for place in places}
 
     def _start_offset(self, partition: int) -> int:
         place = TopicPartition(self._topic, partition)
@@ -252,6 +255,7 @@ class CommandReader:
 
     def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         self._generation += 1
+        self._asked, self.committed = None, {}
         self.owned = {place.partition for place in places}
         consumer.assign(places)
         consumer.pause(places)
@@ -263,7 +267,12 @@ class CommandReader:
         partitions = [place.partition for place in places]
         # The bound lies in `revoked` itself, well below max.poll.interval.ms.
         offsets = asyncio.run_coroutine_threadsafe(_as_coroutine(self._revoked(partitions)), self._loop).result()
-        self._commit(offsets)
+        places = [TopicPartition(self._topic, p, offset) for p, offset in offsets.items()]
+        if places:
+            try:
+                consumer.commit(offsets=places, asynchronous=False)
+            except KafkaException as error:  # the next owner reads some of it again, and finds it done
+                log.info("delivery.commit-refused", error=error.args[0].name())
         self.owned -= set(partitions)
         self.confirmed_at = float("-inf")
 

@@ -10,7 +10,8 @@ Order of writes for one attempt, and what a crash after each line does:
                                     result: as 2
     4  the offset of `commands`     read again, skipped
 
-The window of 2 also opens when the connection breaks between the mail's last byte and the server's reply.
+The window of 2 also opens when the connection breaks between the mail's last byte and the server's reply. A connection
+takes its next mail only after line 3, so a crash leaves at most one mail per connection in the window.
 """
 
 import asyncio
@@ -75,7 +76,7 @@ class Job:
     size: int
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     cancel_reason: str = ""
-    busy: bool = False     # between the record before the provider call and the one after it
+    busy: bool = False  # between the record before the provider call and the one after it
     waiting: bool = False  # for its next attempt
     first_ms: int = 0
     attempt: int = 0
@@ -222,6 +223,10 @@ class Courier:
                 await self._step(job, "sending")
                 await self._lease()
                 outcome = await self._call(link, mail)
+                if outcome.status == "sent":
+                    # Inside: the connection takes no other mail before this one is on record, so that a crash leaves
+                    # at most one mail per connection uncertain.
+                    await self._finish(job, outcome.status, outcome.reason, outcome.code, outcome.detail)
         except ProviderDown as down:
             job.busy = False
             self._metrics.gauge("delivery_provider_up", 0)
@@ -230,6 +235,8 @@ class Courier:
             await self._wait(job, int(1000 * down.wait_s * (1 + spread)) + 1)
             return False
         self._metrics.gauge("delivery_provider_up", 1)
+        if outcome.status == "sent":
+            return True
         if outcome.status in ("deferred", "unknown"):
             return await self._defer(job, outcome)
         await self._finish(job, outcome.status, outcome.reason, outcome.code, outcome.detail)

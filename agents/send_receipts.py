@@ -39,5 +39,3 @@ def receipt(command: SendMessage, entry: Entry, provider_message_id: str) -> Eve
         }
         | ({"kind": "hard" if entry.reason == "recipient_refused" else "block"} if entry.status == "bounced" else {}),
     )
-
-

@@ -151,6 +151,7 @@ def create_engine_app(
     app.timer(BEAT_S, name="pacemaker")(pacemaker.beat)
     app.timer(_LEASE_BEAT_S, name="lease")(worker.renew_lease)
     app.before_start = worker.attach
+    app.before_stop = worker.finish
     return EngineApp(app, worker, metrics, stores, pacemaker)
 
 

@@ -34,7 +34,7 @@ from schemas.records import Attribution, DeadLetter, Decision
 from schemas.taxonomy import CHECKED, CHECKED_ITEM
 
 ITEMS_TYPES = JSON_TYPES[ITEMS]
-MAX_BYTES = 1_048_576  # Kafka's own default bound of a record
+MAX_BYTES = 262_144  # 256 KiB: a quarter of what the topic takes, so that an oversized event arrives and is named
 
 _T = TypeVar("_T")
 _Id = Annotated[str, msgspec.Meta(max_length=MAX_ID)]

@@ -3,7 +3,7 @@
 Every part is length-prefixed before hashing: ("ab", "c") and ("a", "bc") differ. BLAKE2b with 128 bits (RFC 7693).
 """
 
-import hashlib
+from hashlib import blake2b as _blake2b
 
 import msgspec
 
@@ -12,16 +12,17 @@ _canonical = msgspec.json.Encoder(order="deterministic").encode
 
 def h128(*parts: str) -> str:
     """Hash text parts, in order, to 32 hex digits."""
-    digest = hashlib.blake2b(digest_size=16)
+    spelled = []
     for part in parts:
         raw = part.encode("utf-8", "surrogatepass")
-        digest.update(b"%d:" % len(raw))
-        digest.update(raw)
-    return digest.hexdigest()
+        spelled.append(b"%d:%b" % (len(raw), raw))
+    return _blake2b(b"".join(spelled), digest_size=16).hexdigest()
 
 
 def correlation_text(correlation: object) -> str:
     """Spell a correlation value so that JSON type and value both count: 1, "1" and true are three values, 1.0 is 1."""
+    if correlation is None:
+        return "null"
     return _canonical(_plain_number(correlation)).decode()
 
 

@@ -1,6 +1,7 @@
 """Read-only queries on the chDB of this process, judged before they run, with bounds on time, memory and result.
 
-Each query gets a connection of its own to the one engine of the process (about 2 ms): its settings and its `readonly` die with
+Each query gets a connection of its own to the one engine of the process (about 2 ms): its settings and its `readonly`
+die with
 it, and it runs beside the sink's inserts, which chDB isolates like a server does.
 """
 
@@ -105,6 +106,8 @@ class Reader:
         """Judge and run one query.
 
         Args:
+            query: one statement; a trailing semicolon and a FORMAT clause are welcome.
+            default_format: of the answer, when the query names none.
             database: ours, `default` or empty (both mean ours).
             parameters: values of `{name:Type}`, escaped as over HTTP (tabs and line breaks as in TabSeparated).
             settings: of the query; see `BOUNDED` and `FREE`.
@@ -113,7 +116,9 @@ class Reader:
             QueryError: refused, or failed in ClickHouse.
         """
         if database not in ("", "default", self._database):
-            raise QueryError(497, "ACCESS_DENIED", f"Not enough privileges: this server answers on database {self._database} only")
+            raise QueryError(
+                497, "ACCESS_DENIED", f"Not enough privileges: this server answers on database {self._database} only"
+            )
         if not FORMAT_NAME.match(default_format):
             raise QueryError(73, "UNKNOWN_FORMAT", "Unknown format")
         preamble = self._settings(settings or {})
@@ -145,7 +150,11 @@ class Reader:
         refusal: Refusal | None = judge_text(canonical)
         if refusal is None:
             # EXPLAIN of an EXPLAIN is no SQL except for the outermost; EXPLAIN AST runs nothing.
-            tree = handle.query(f"EXPLAIN AST {canonical}", "TabSeparatedRaw", params=parameters).bytes().decode("utf-8", "replace")
+            tree = (
+                handle.query(f"EXPLAIN AST {canonical}", "TabSeparatedRaw", params=parameters)
+                .bytes()
+                .decode("utf-8", "replace")
+            )
             refusal = judge(tree, self._names)
         if refusal is not None:
             raise QueryError(refusal.code, refusal.name, refusal.message)
@@ -169,7 +178,9 @@ class Reader:
             return _connect(self._path)
 
     def _load_names(self) -> Names:
-        functions = [(name, categories) for name, categories in self._rows("SELECT name, categories FROM system.functions")]
+        functions = [
+            (name, categories) for name, categories in self._rows("SELECT name, categories FROM system.functions")
+        ]
         tables = [name for (name,) in self._rows("SELECT name FROM system.table_functions")]
         databases = frozenset(name for (name,) in self._rows("SELECT name FROM system.databases"))
         return Names(self._database, databases, refused_names(functions, tables))

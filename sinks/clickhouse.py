@@ -46,7 +46,9 @@ class Target:
             OperatorError: a database name that is no plain word, chDB without a directory.
         """
         if not DATABASE_NAME.match(self.database):
-            raise OperatorError(f"TIDINGS_CLICKHOUSE_DATABASE: must be letters, digits and _ (got '{self.database}'); set tidings")
+            raise OperatorError(
+                f"TIDINGS_CLICKHOUSE_DATABASE: must be letters, digits and _ (got '{self.database}'); set tidings"
+            )
         if self.embedded and self.path is None:
             raise OperatorError("TIDINGS_DATA_DIR: chDB needs a directory (got none); set it")
 
@@ -158,8 +160,10 @@ class Warehouse:
             settings={
                 "insert_deduplicate": 1,
                 "insert_deduplication_token": token,
-                "async_insert": 0,  # a server's default may be 1: acknowledged blocks would be merged, and their tokens with them
-                "max_partitions_per_insert_block": 0,  # garbage timestamps over many months must not stop the sink for ever
+                # a server's default may be 1: acknowledged blocks would be merged, and their tokens with them
+                "async_insert": 0,
+                # garbage timestamps over many months must not stop the sink for ever
+                "max_partitions_per_insert_block": 0,
             },
         )
 

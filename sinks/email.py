@@ -31,10 +31,10 @@ from sinks.mime import Mail
 log = structlog.get_logger("sinks.email")
 
 PORTS = {"smtp": 25, "smtp+starttls": 587, "smtps": 465}
-IDLE_S = 20.0          # below the shortest idle limit in wide use (Exchange Online drops after a minute or so)
+IDLE_S = 20.0  # below the shortest idle limit in wide use (Exchange Online drops after a minute or so)
 MAILS_PER_LINK = 1_000  # servers limit it too; a fresh connection also follows a changed DNS answer
 DOWN_BASE_S = 0.25
-DOWN_CAP_S = 5.0       # a server that is back is noticed within 5 s
+DOWN_CAP_S = 5.0  # a server that is back is noticed within 5 s
 _ADDRESS = re.compile(r"[^\s<>\"',;:]+@[^\s<>\"',;:]+")
 _LOST = (SMTPException, OSError, TimeoutError, EOFError)
 

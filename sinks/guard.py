@@ -1,8 +1,10 @@
 """Judges a query by ClickHouse's own reading of it, before it runs. Pure.
 
 `readonly = 1` does not refuse everything that leaves a database: in chDB the function `file('/etc/…')` reads any file, and INTO OUTFILE
-writes one. So the server has ClickHouse parse the text twice: `formatQuerySingleLine` proves that it is one statement and
-gives its canonical spelling; EXPLAIN AST of that spelling, which runs nothing, names every statement kind, table, function and
+writes one. So the server has ClickHouse parse the text twice: `formatQuerySingleLine` proves that it is one statement
+and
+gives its canonical spelling; EXPLAIN AST of that spelling, which runs nothing, names every statement kind, table,
+function and
 table function in it. What is not known to be harmless is refused, and what runs is the spelling that was judged.
 """
 
@@ -15,7 +17,8 @@ READONLY, ACCESS_DENIED = 164, 497
 
 STATEMENTS = frozenset(
     {
-        "SelectWithUnionQuery", "SelectIntersectExceptQuery", "ShowTables", "ShowColumns", "ShowIndexes", "ShowFunctions",
+        "SelectWithUnionQuery", "SelectIntersectExceptQuery", "ShowTables", "ShowColumns", "ShowIndexes",
+        "ShowFunctions",
         "ShowEngineQuery", "ShowCreateTableQuery", "ShowCreateViewQuery", "ShowCreateDatabaseQuery", "DescribeQuery",
         "ExistsTableQuery", "ExistsViewQuery", "ExistsDatabaseQuery",
     }
@@ -24,11 +27,24 @@ EXPLAINS = frozenset({"", "AST", "SYNTAX", "QUERY TREE", "PIPELINE", "ESTIMATE"}
 EXPLAINED = frozenset({"SelectWithUnionQuery", "Identifier", "Set"})
 # Table functions that compute from their arguments alone. `view` holds a query, whose parts are judged like any others.
 TABLE_FUNCTIONS = frozenset(
-    {"numbers", "numbers_mt", "zeros", "zeros_mt", "primes", "values", "generateseries", "generate_series", "generaterandom", "view", "null"}
+    {
+        "numbers",
+        "numbers_mt",
+        "zeros",
+        "zeros_mt",
+        "primes",
+        "values",
+        "generateseries",
+        "generate_series",
+        "generaterandom",
+        "view",
+        "null",
+    }
 )
 # Categories of system.functions that reach out of the database or into the process.
 REFUSED_CATEGORIES = frozenset({"AI", "Dictionary", "Embedded Dictionary", "Introspection", "Machine Learning"})
-# `hasColumnInTable` connects to a host, `sleep*` and `throwIf`-like helpers are no analysis, `joinGet` names a table in a text.
+# `hasColumnInTable` connects to a host, `sleep*` and `throwIf`-like helpers are no analysis, `joinGet` names a table
+# in a text.
 REFUSED_FUNCTIONS = frozenset(
     {"file", "hascolumnintable", "sleep", "sleepeachrow", "joinget", "joingetornull", "catboostevaluate", "evalmlmethod",
      "getclienthttpheader", "showcertificate", "structuretocapnprotoschema", "structuretoprotobufschema"}
@@ -37,8 +53,10 @@ REFUSED_FUNCTIONS = frozenset(
 SYSTEM_TABLES = frozenset(
     {
         "aggregate_function_combinators", "build_options", "collations", "columns", "constraints", "contributors",
-        "data_skipping_indices", "data_type_families", "database_engines", "databases", "dictionaries", "errors", "events", "formats", "functions",
-        "keywords", "licenses", "macros", "merge_tree_settings", "merges", "metrics", "mutations", "numbers", "numbers_mt", "one",
+        "data_skipping_indices", "data_type_families", "database_engines", "databases", "dictionaries", "errors",
+        "events", "formats", "functions",
+        "keywords", "licenses", "macros", "merge_tree_settings", "merges", "metrics", "mutations", "numbers",
+        "numbers_mt", "one",
         "parts", "parts_columns", "projections", "settings", "table_engines", "table_functions", "tables", "time_zones",
         "warnings", "zeros", "zeros_mt",
     }
@@ -67,7 +85,8 @@ class Names(msgspec.Struct, frozen=True):
 def refused_names(functions: Iterable[tuple[str, str]], table_functions: Iterable[str]) -> frozenset[str]:
     """Collect refused names from system.functions (name, categories) and system.table_functions.
 
-    A table function may stand on the right of IN, where the tree shows it as any function; so its name is refused everywhere,
+    A table function may stand on the right of IN, where the tree shows it as any function; so its name is refused
+    everywhere,
     unless an ordinary harmless function has the same name (`format`).
     """
     listed = [(name.lower(), {part.strip() for part in categories.split(",")}) for name, categories in functions]
@@ -113,12 +132,18 @@ def _statement(kind: str, detail: str) -> Refusal | None:
         return None
     if kind == "Explain" and detail.removeprefix("EXPLAIN").strip() in EXPLAINS:
         return None
-    return Refusal(READONLY, "READONLY", f"Cannot execute query in readonly mode: this server answers queries only, not {kind}")
+    return Refusal(
+        READONLY, "READONLY", f"Cannot execute query in readonly mode: this server answers queries only, not {kind}"
+    )
 
 
 def _node(kind: str, detail: str, path: list[str], names: Names) -> Refusal | None:
     parent = path[-1] if path else ""
-    if kind == "Literal" and len(path) == 1 and parent in ("SelectWithUnionQuery", "SelectIntersectExceptQuery", "Explain"):
+    if (
+        kind == "Literal"
+        and len(path) == 1
+        and parent in ("SelectWithUnionQuery", "SelectIntersectExceptQuery", "Explain")
+    ):
         return _denied("INTO OUTFILE")
     if path == ["Explain"] and kind not in EXPLAINED:
         return _denied(f"EXPLAIN of {kind}")

@@ -1,7 +1,9 @@
 """Numbered SQL files, applied once each, in order, on chDB and on a server alike.
 
-A file that was applied is history: `schema_migrations` keeps its checksum and a changed one is refused. ClickHouse has no
-transactional DDL: a crash inside a file leaves part of it done, so each statement must bear repetition (IF NOT EXISTS, OR
+A file that was applied is history: `schema_migrations` keeps its checksum and a changed one is refused. ClickHouse has
+no
+transactional DDL: a crash inside a file leaves part of it done, so each statement must bear repetition (IF NOT EXISTS,
+OR
 REPLACE), and the file is recorded after its last statement.
 """
 
@@ -64,7 +66,9 @@ def split(text: str) -> list[str]:
             parts.append(text[start : match.start()])
             start = match.end()
     parts.append(text[start:])
-    return [part.strip() for part in parts if TOKEN.sub(lambda m: "" if m[0][:2] in ("--", "/*") else m[0], part).strip()]
+    return [
+        part.strip() for part in parts if TOKEN.sub(lambda m: "" if m[0][:2] in ("--", "/*") else m[0], part).strip()
+    ]
 
 
 def load(directory: Path = DIRECTORY) -> list[Migration]:
@@ -82,7 +86,9 @@ def load(directory: Path = DIRECTORY) -> list[Migration]:
         found.append(Migration(int(match[1]), match[2], hashlib.sha256(text.encode()).hexdigest(), tuple(split(text))))
     for expected, migration in enumerate(found, start=1):
         if migration.number != expected:
-            raise OperatorError(f"{migration.file}: numbers must follow each other (expected {expected:04d}); rename the file")
+            raise OperatorError(
+                f"{migration.file}: numbers must follow each other (expected {expected:04d}); rename the file"
+            )
     return found
 
 

@@ -17,9 +17,9 @@ from schemas.errors import OperatorError
 from schemas.ids import h128
 from sinks.templates import Rendered
 
-LINE = 78          # RFC 5322 §2.1.1: should; 998 is the must
+LINE = 78  # RFC 5322 §2.1.1: should; 998 is the must
 MAX_ADDRESS = 254  # RFC 5321 §4.5.3.1.3, less the angle brackets
-MAX_LOCAL = 64     # RFC 5321 §4.5.3.1.1
+MAX_LOCAL = 64  # RFC 5321 §4.5.3.1.1
 # RFC 5321 dot-string and domain. Quoted local parts and non-ASCII ones (RFC 6531) are refused: few providers take them.
 _LOCAL = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 _LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -174,7 +174,9 @@ def build(
         mail["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
     mail["X-Tidings-Command-Id"] = ident.partition("@")[0]
     # Google's Feedback Loop: up to three free identifiers, the last one is the sender's.
-    mail["Feedback-ID"] = ":".join((_word(command.campaign), _word(command.category), _word(command.channel), "tidings"))
+    mail["Feedback-ID"] = ":".join(
+        (_word(command.campaign), _word(command.category), _word(command.channel), "tidings")
+    )
     mail["Auto-Submitted"] = "auto-generated"
     mail.set_content(rendered.text, cte="quoted-printable")
     if rendered.html is not None:

@@ -30,25 +30,33 @@ RECEIPT_PREFIXES = ("delivery.", "engagement.")
 
 TABLES: dict[str, tuple[str, ...]] = {
     "events": (
-        "event_id", "type", "member_id", "anonymous_id", "occurred_at", "appended_at", "source", "tenant", "correlation_key",
-        "schema_version", "product_id", "category", "order_id", "price", "quantity", "total", "currency", "data", "context",
+        "event_id", "type", "member_id", "anonymous_id", "occurred_at", "appended_at", "source", "tenant",
+        "correlation_key",
+        "schema_version", "product_id", "category", "order_id", "price", "quantity", "total", "currency", "data",
+        "context",
         "log_partition", "log_offset",
     ),
     "decisions": (
         "decision_id", "campaign", "version", "member_id", "instance_id", "command_id", "outcome", "reason", "channel",
-        "decided_at", "caused_at", "due_at", "anchor", "completed_by", "correlation", "inputs", "log_partition", "log_offset",
+        "decided_at", "caused_at", "due_at", "anchor", "completed_by", "correlation", "inputs", "log_partition",
+        "log_offset",
     ),
     "messages": (
-        "command_id", "kind", "campaign", "version", "member_id", "instance_id", "step", "channel", "template", "category",
-        "reason", "decided_at", "caused_at", "expires_at", "anchor", "attribution_window_ms", "data", "log_partition", "log_offset",
+        "command_id", "kind", "campaign", "version", "member_id", "instance_id", "step", "channel", "template",
+        "category",
+        "reason", "decided_at", "caused_at", "expires_at", "anchor", "attribution_window_ms", "data",
+        "log_partition", "log_offset",
     ),
     "receipts": (
-        "event_id", "type", "status", "campaign", "version", "member_id", "command_id", "instance_id", "channel", "template",
-        "attempt", "provider", "provider_message_id", "code", "reason", "occurred_at", "appended_at", "log_partition", "log_offset",
+        "event_id", "type", "status", "campaign", "version", "member_id", "command_id", "instance_id", "channel",
+        "template",
+        "attempt", "provider", "provider_message_id", "code", "reason", "occurred_at", "appended_at",
+        "log_partition", "log_offset",
     ),
     "attributions": (
         "attribution_id", "campaign", "version", "member_id", "instance_id", "command_id", "channel", "model", "touch",
-        "touched_at", "conversion_event_id", "conversion_type", "converted_at", "caused_at", "value", "currency", "order_id",
+        "touched_at", "conversion_event_id", "conversion_type", "converted_at", "caused_at", "value", "currency",
+        "order_id",
         "log_partition", "log_offset",
     ),
     "undecodable": ("topic", "log_partition", "log_offset", "reason", "appended_at"),
@@ -60,7 +68,7 @@ DecodeEvent = Callable[[bytes | None], Event]
 
 
 class LogRecord(msgspec.Struct, gc=False):
-    """One record as the consumer got it; its topic and partition are known from the batch. `append_ms` may be negative (none)."""
+    """One record as the consumer got it; `append_ms` is negative when it has none."""
 
     offset: int
     append_ms: int
@@ -68,7 +76,10 @@ class LogRecord(msgspec.Struct, gc=False):
 
 
 class Batch(msgspec.Struct):
-    """Rows of one offset range. `columns`: table -> one list per column of `TABLES[table]`; tables without rows are absent."""
+    """Rows of one offset range.
+
+    `columns`: table -> one list per column of `TABLES[table]`; tables without rows are absent.
+    """
 
     columns: dict[str, list[list[Any]]]
     row_count: int
@@ -76,10 +87,14 @@ class Batch(msgspec.Struct):
 
 
 def build(topic: str, partition: int, records: Iterable[LogRecord], decode: DecodeEvent = decode_event) -> Batch:
-    """Turn records of one partition into columns. Ticks give no row; what cannot be decoded gives one without its bytes.
+    """Turn records of one partition into columns.
+
+    Ticks give no row; what cannot be decoded gives one without its bytes.
 
     Args:
         topic: one of `TOPICS`.
+        partition: of that topic.
+        records: in log order.
         decode: reads an event; another one when producers write Avro.
     """
     rows: dict[str, list[Row]] = {}

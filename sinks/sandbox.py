@@ -27,11 +27,11 @@ from jinja2.runtime import Context, LoopContext, markup_join, str_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import pass_context, pass_eval_context
 
-MAX_SOURCE = 131_072     # bytes of one template file; the usual promotional mail has 20 to 60 KB
-MAX_NODES = 5_000        # syntax nodes of one file
-MAX_STEPS = 200_000      # about 0.1 s of work at the most
-MAX_TEXT = 65_536        # characters of any text made by a filter, `~` or `+`
-MAX_OUTPUT = 524_288     # characters of one rendered part; Gmail clips at 102 KB
+MAX_SOURCE = 131_072  # bytes of one template file; the usual promotional mail has 20 to 60 KB
+MAX_NODES = 5_000  # syntax nodes of one file
+MAX_STEPS = 200_000  # about 0.1 s of work at the most
+MAX_TEXT = 65_536  # characters of any text made by a filter, `~` or `+`
+MAX_OUTPUT = 524_288  # characters of one rendered part; Gmail clips at 102 KB
 MAX_NUMBER = 10**15
 INCLUDE_STEPS = 200
 LOOP_NAMES = frozenset({"index", "index0", "revindex", "revindex0", "first", "last", "length", "depth", "cycle"})
@@ -117,7 +117,7 @@ def _concat(eval_ctx: EvalContext, value: list[Any]) -> str:
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """The environment of one directory of templates. Not for use by several threads: the budget is the environment's."""
+    """The environment of one directory of templates. For one thread: the budget is the environment's."""
 
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%"})
 
@@ -132,7 +132,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
             cache_size=1_000,
         )
         self.steps_left = 0
-        own: dict[str, Callable[..., Any]] = {"date": date, "money": money, "round": _round, "replace": _replace, "join": _join}
+        own: dict[str, Callable[..., Any]] = {
+            "date": date,
+            "money": money,
+            "round": _round,
+            "replace": _replace,
+            "join": _join,
+        }
         chosen = {name: JINJA_FILTERS[name] for name in AUTHOR_FILTERS} | own
         inner = {"_concat": _concat, "_loop": self._loop, "_include": self._include}
         self.filters = {name: self._metered(one) for name, one in chosen.items()} | inner
@@ -356,4 +362,6 @@ def _filter(node: nodes.Expr | nodes.Node, name: str, *args: nodes.Expr) -> node
     for arg in args:
         arg.set_lineno(node.lineno)
         arg.environment = node.environment
-    return nodes.Filter(cast(nodes.Expr, node), name, list(args), [], None, None, lineno=node.lineno, environment=node.environment)
+    return nodes.Filter(
+        cast(nodes.Expr, node), name, list(args), [], None, None, lineno=node.lineno, environment=node.environment
+    )

@@ -1,4 +1,4 @@
-"""ClickHouse's HTTP interface over `sinks.chdb_server.Reader`: enough of it for curl and usual clients. Loopback, one password.
+"""ClickHouse's HTTP interface over `sinks.chdb_server.Reader`, on loopback, with a password: enough for usual clients.
 
     GET  /ping, /replicas_status                       Ok.
     GET  /?query=SELECT…  and  POST / (query in the body, in ?query=, or both joined)
@@ -30,15 +30,18 @@ from sinks.chdb_server import Answer, QueryError, Reader
 USER = "default"
 HOST = "127.0.0.1"
 MAX_QUERY_BYTES = 1024 * 1024
-THREADS = 4      # queries at a time; each may use both cores
-WAITING = 32     # beyond the running ones; more are told to come back
+THREADS = 4  # queries at a time; each may use both cores
+WAITING = 32  # beyond the running ones; more are told to come back
 START_SECONDS = 30
-# Parameters of the transport, not settings of a query. Session ids are accepted and mean nothing: each query stands alone.
+# Parameters of the transport, not settings of a query. Session ids are accepted and mean nothing: each query stands
+# alone.
 TRANSPORT = frozenset(
     {
-        "query", "user", "password", "database", "default_format", "query_id", "session_id", "session_timeout", "session_check",
+        "query", "user", "password", "database", "default_format", "query_id", "session_id", "session_timeout",
+        "session_check",
         "quota_key", "buffer_size", "wait_end_of_query", "client_protocol_version", "role", "enable_http_compression",
-        "send_progress_in_http_headers", "http_headers_progress_interval_ms", "http_zlib_compression_level", "add_http_cors_header",
+        "send_progress_in_http_headers", "http_headers_progress_interval_ms", "http_zlib_compression_level",
+        "add_http_cors_header",
         "cancel_http_readonly_queries_on_client_close", "compress", "decompress", "readonly", "stacktrace",
     }
 )  # fmt: skip
@@ -59,7 +62,8 @@ CONTENT_TYPES = {
 # As ClickHouse maps them; what is not listed is 500.
 STATUSES = {
     194: 401, 192: 403, 193: 403, 516: 403, 497: 403,
-    36: 400, 43: 400, 44: 400, 53: 400, 62: 400, 69: 400, 42: 400, 35: 400, 456: 400, 457: 400, 386: 400, 27: 400, 38: 400, 41: 400, 72: 400,
+    36: 400, 43: 400, 44: 400, 53: 400, 62: 400, 69: 400, 42: 400, 35: 400, 456: 400, 457: 400, 386: 400, 27: 400, 38:
+    400, 41: 400, 72: 400,
     46: 404, 47: 404, 50: 404, 60: 404, 63: 404, 73: 404, 81: 404, 115: 404,
     159: 408, 223: 413, 48: 501, 202: 503, 236: 503,
 }  # fmt: skip
@@ -86,7 +90,9 @@ class SqlServer:
         address_file: where to write `Address` for the command line (mode 600); removed by `stop`.
     """
 
-    def __init__(self, reader: Reader, database: str, *, port: int = 0, password: str = "", address_file: Path | None = None) -> None:
+    def __init__(
+        self, reader: Reader, database: str, *, port: int = 0, password: str = "", address_file: Path | None = None
+    ) -> None:
         self.password = password or secrets.token_urlsafe(18)
         self.port = port
         self._reader = reader
@@ -110,11 +116,15 @@ class SqlServer:
         self._ready.wait(START_SECONDS)
         if self._error is not None:
             raise OperatorError(
-                f"TIDINGS_SQL_PORT: cannot listen on {HOST} (got {self.port}: {self._error.strerror}); set another port, or 0 for a free one",
+                f"TIDINGS_SQL_PORT: cannot listen on {HOST} (got {self.port}: {self._error.strerror});"
+                " set another port, or 0 for a free one",
                 exit_code=3,
             )
         if self._address_file is not None:
-            _write_private(self._address_file, msgspec.json.encode(Address(HOST, self.port, self.password, self._database, os.getpid())))
+            _write_private(
+                self._address_file,
+                msgspec.json.encode(Address(HOST, self.port, self.password, self._database, os.getpid())),
+            )
         log.info("sql_server_started", host=HOST, port=self.port)
 
     def stop(self) -> None:
@@ -186,7 +196,9 @@ class SqlServer:
                 lambda: self._reader.run(
                     query,
                     database=asked.get("database") or request.headers.get("X-ClickHouse-Database") or "",
-                    default_format=asked.get("default_format") or request.headers.get("X-ClickHouse-Format") or "TabSeparated",
+                    default_format=asked.get("default_format")
+                    or request.headers.get("X-ClickHouse-Format")
+                    or "TabSeparated",
                     parameters={name[6:]: value for name, value in asked.items() if name.startswith("param_")},
                     settings={n: v for n, v in asked.items() if n not in TRANSPORT and not n.startswith("param_")},
                 ),
@@ -200,7 +212,11 @@ class SqlServer:
             raise QueryError(194, "REQUIRED_PASSWORD", "Authentication failed: a password is required")
         same = hmac.compare_digest(password.encode("utf-8", "replace"), self.password.encode())
         if user != USER or not same:
-            raise QueryError(516, "AUTHENTICATION_FAILED", f"{USER}: Authentication failed: password is incorrect, or there is no such user")
+            raise QueryError(
+                516,
+                "AUTHENTICATION_FAILED",
+                f"{USER}: Authentication failed: password is incorrect, or there is no such user",
+            )
 
 
 def read_address(path: Path) -> Address | None:

@@ -156,13 +156,13 @@ class Templates:
 
 
 def one_line(text: str) -> str:
-    """Make one line without control characters, cut at MAX_SUBJECT: what a header can hold, whatever the values held."""
+    """Make one line without control characters, cut at MAX_SUBJECT: what a header can hold."""
     line = " ".join(_CONTROL.sub(" ", text).split())
     return line if len(line) <= MAX_SUBJECT else line[: MAX_SUBJECT - 1].rstrip() + "…"
 
 
 def check_template(name: str, loader: TemplateFiles, data_names: frozenset[str]) -> tuple[Finding, ...]:
-    """Find every fault of a message's files before a message is sent; `data_names`: the names under `send.data`.
+    """Find every fault of a message's files before one is sent; `data_names`: the names under `send.data`.
 
     A `member.x` that is neither given a default nor inside `{% if member.x is defined %}` is a warning: profiles
     differ, and for a member without it the message fails as `template_error`.

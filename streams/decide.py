@@ -1,9 +1,10 @@
 """From a completed match to what is said about it: the firing, the decision with its reason, the command."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from schemas.campaign import Send
 from schemas.commands import SendMessage
 from schemas.ids import command_id, decision_id, instance_id
 from schemas.records import Decision, Firing
@@ -26,64 +27,79 @@ class Place(msgspec.Struct, gc=False):
     clock_ms: int
 
 
-class Verdict(msgspec.Struct, gc=False):
+class Match:
+    """A match about which something is said, with its ids. `due` of an absence, or `completed_by` of a positive end."""
+
+    __slots__ = ("plan", "member", "instance", "at", "due", "completed_by", "instance_id", "command_id")
+
+    def __init__(
+        self,
+        plan: Plan,
+        member: Member,
+        instance: Instance,
+        at: Place,
+        due: int | None = None,
+        completed_by: str | None = None,
+    ) -> None:
+        self.plan = plan
+        self.member = member
+        self.instance = instance
+        self.at = at
+        self.due = due
+        self.completed_by = completed_by
+        self.instance_id = instance_id(plan.id, member.member_id, instance.correlation, instance.anchor)
+        self.command_id = command_id(self.instance_id, SEND_STEP)
+
+
+class Verdict(NamedTuple):
     """What a completed match leads to. `firing` is None when `if still` or a cap refused it."""
 
     decision: Decision
-    firing: Firing | None
-    command: SendMessage | None
+    firing: Firing | None = None
+    command: SendMessage | None = None
 
 
-def conclude(
-    plan: Plan,
-    state: PlanState,
-    member: Member,
-    instance: Instance,
-    due: int | None,
-    completed_by: str | None,
-    at: Place,
-) -> Verdict:
+def conclude(match: Match, state: PlanState) -> Verdict:
     """Judge a completed match: `if still`, then caps, then consent and address. Records the firing for the caps.
 
     Only `if still` and caps decide whether it fires; a firing that consent or a missing address stops is a suppressed
     send, and counts for cooldown, limit and once like any other (docs/patterns.md).
     """
-    campaign = plan.campaign
-    named = instance_id(plan.id, member.member_id, instance.correlation, instance.anchor)
-    command = command_id(named, SEND_STEP)
-    refusal = _refusal(plan, state, member, instance, at)
+    campaign, instance, at = match.plan.campaign, match.instance, match.at
+    refusal = _refusal(match, state)
     if refusal is not None:
-        decision = describe(plan, member, instance, at, "suppressed", refusal, due, completed_by)
-        return Verdict(decision, None, None)
+        return Verdict(describe(match, "suppressed", refusal))
     record_firing(campaign, state, instance.key, at.clock_ms)
-    if _fired_before(state, named):
-        decision = describe(plan, member, instance, at, "suppressed", "duplicate", due, completed_by)
-        return Verdict(decision, None, None)
+    if _fired_before(state, match.instance_id):
+        return Verdict(describe(match, "suppressed", "duplicate"))
     firing = Firing(
-        campaign=plan.id,
-        member_id=member.member_id,
+        campaign=match.plan.id,
+        member_id=match.member.member_id,
         anchor=instance.anchor,
         correlation=instance.correlation,
-        due=due,
-        completed_by=completed_by,
+        due=match.due,
+        completed_by=match.completed_by,
         fired_at=at.clock_ms,
-        instance_id=named,
-        command_id=command,
+        instance_id=match.instance_id,
+        command_id=match.command_id,
     )
     send = campaign.send
     if send is None:
-        return Verdict(describe(plan, member, instance, at, "eligible", "no_send", due, completed_by), firing, None)
-    reason, inputs = _contact_refusal(member, send.channel)
+        return Verdict(describe(match, "eligible", "no_send"), firing)
+    reason, inputs = _contact_refusal(match.member, send.channel)
     if reason is not None:
-        decision = describe(plan, member, instance, at, "suppressed", reason, due, completed_by)
-        decision.inputs = inputs
-        return Verdict(decision, firing, None)
-    message = SendMessage(
-        command_id=command,
+        return Verdict(describe(match, "suppressed", reason, inputs), firing)
+    return Verdict(describe(match, "eligible", "sent_to_delivery"), firing, _message(match, send))
+
+
+def _message(match: Match, send: Send) -> SendMessage:
+    member, at = match.member, match.at
+    return SendMessage(
+        command_id=match.command_id,
         member_id=member.member_id,
-        campaign=plan.id,
-        version=plan.version,
-        instance_id=named,
+        campaign=match.plan.id,
+        version=match.plan.version,
+        instance_id=match.instance_id,
         step=SEND_STEP,
         channel=send.channel,
         template=send.template,
@@ -91,48 +107,39 @@ def conclude(
         decided_at_ms=at.clock_ms,
         caused_at_ms=at.append_ms,
         expires_at_ms=at.clock_ms + send.lifetime_ms,
-        anchor=instance.anchor,
+        anchor=match.instance.anchor,
         category=send.category,
-        attribution_window_ms=campaign.attribution_window_ms,
-        data=_send_data(plan, member, instance, at.clock_ms),
+        attribution_window_ms=match.plan.campaign.attribution_window_ms,
+        data=_send_data(match.plan, member, match.instance, at.clock_ms),
         member=dict(member.profile),
     )
-    return Verdict(
-        describe(plan, member, instance, at, "eligible", "sent_to_delivery", due, completed_by), firing, message
-    )
 
 
-def describe(
-    plan: Plan,
-    member: Member,
-    instance: Instance,
-    at: Place,
-    outcome: str,
-    reason: str,
-    due: int | None = None,
-    completed_by: str | None = None,
-) -> Decision:
-    """Build the decision record of an instance and note it on the member for the operator's page."""
-    named = instance_id(plan.id, member.member_id, instance.correlation, instance.anchor)
-    member.notes.append([at.clock_ms, plan.id, outcome, reason, named])
-    del member.notes[:-NOTES_MAX]
+def describe(match: Match, outcome: str, reason: str, inputs: dict[str, Any] | None = None) -> Decision:
+    """Build the decision record of a match and note it on the member for the operator's page."""
+    plan, at = match.plan, match.at
+    notes = match.member.notes
+    notes.append([at.clock_ms, plan.id, outcome, reason, match.instance_id])
+    if len(notes) > NOTES_MAX:
+        del notes[0]
     send = plan.campaign.send
     return Decision(
-        decision_id=decision_id(named, outcome, reason, f"{at.partition}/{at.offset}"),
-        member_id=member.member_id,
+        decision_id=decision_id(match.instance_id, outcome, reason, f"{at.partition}/{at.offset}"),
+        member_id=match.member.member_id,
         campaign=plan.id,
         version=plan.version,
-        instance_id=named,
-        command_id=command_id(named, SEND_STEP),
+        instance_id=match.instance_id,
+        command_id=match.command_id,
         outcome=outcome,
         reason=reason,
         decided_at_ms=at.clock_ms,
         caused_at_ms=at.append_ms,
-        anchor=instance.anchor,
-        correlation=instance.correlation,
-        due_ms=due,
-        completed_by=completed_by,
+        anchor=match.instance.anchor,
+        correlation=match.instance.correlation,
+        due_ms=match.due,
+        completed_by=match.completed_by,
         channel=send.channel if send else None,
+        inputs=inputs or {},
     )
 
 
@@ -146,10 +153,11 @@ def _fired_before(state: PlanState, named: str) -> bool:
     return False
 
 
-def _refusal(plan: Plan, state: PlanState, member: Member, instance: Instance, at: Place) -> str | None:
-    if plan.if_still and not plan.if_still(instance.last, instance.aliases, member.profile, at.clock_ms):
+def _refusal(match: Match, state: PlanState) -> str | None:
+    plan, instance, clock_ms = match.plan, match.instance, match.at.clock_ms
+    if plan.if_still and not plan.if_still(instance.last, instance.aliases, match.member.profile, clock_ms):
         return "if_still"
-    return refused_by(plan.campaign, state, instance.key, at.clock_ms) if plan.capped else None
+    return refused_by(plan.campaign, state, instance.key, clock_ms) if plan.capped else None
 
 
 def _contact_refusal(member: Member, channel: str) -> tuple[str | None, dict[str, Any]]:

@@ -5,7 +5,7 @@ result. Members live in an overlay that runs ahead of the store; the caller make
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Any
 
@@ -19,11 +19,23 @@ from schemas.events import CONTROL_TYPES, TICK, Event, Record
 from schemas.ids import event_id_at
 from schemas.records import DeadLetter
 from streams.attribution import CONVERSION_TYPES, TOUCH_TYPES, credit, forget_stale_touches, record_touch
-from streams.decide import Place, conclude, describe
+from streams.decide import Match, Place, conclude, describe
 from streams.epoch import Epoch
 from streams.history import fold_profile, remember
 from streams.late import meets_firing, note_firing
-from streams.patterns.match import COMPLETED, EVICTED, Moment, Outcome, advance_instances, reach_deadline, try_start
+from streams.patterns.match import (
+    CANCELLED,
+    COMPLETED,
+    EVICTED,
+    EXPIRED,
+    KILLED,
+    REPLACED,
+    Moment,
+    Outcome,
+    advance_instances,
+    reach_deadline,
+    try_start,
+)
 from streams.patterns.plan import MAX_AGE_MS, Plan
 from streams.registry import META_CLOCK, Registry
 from streams.schedule import arm_dates, fire_date, next_wake
@@ -34,6 +46,9 @@ from tables.store import StateStore
 
 HINTS_PAGE = 65_536
 META_FORMAT = 1
+_COUNT_OF = {kind: f"instances.{kind}" for kind in (COMPLETED, CANCELLED, KILLED, EXPIRED, EVICTED, REPLACED)}
+
+Observer = Callable[[str, Plan, Member, Instance, int, str | None], None]
 
 _digest = xxhash.xxh3_64_intdigest
 _pack = msgspec.msgpack.Encoder().encode
@@ -50,6 +65,7 @@ class PartitionEngine:
         campaigns: plans to run whatever the log says (replay); None: those published on the log.
         member_cache: how many decoded members may stay in memory between epochs.
         durable: False when nobody will write the epochs (replay): members then stay in memory and are not encoded.
+        observer: told of every instance that ends: (kind, plan, member, instance, offset, event id that did it).
     """
 
     def __init__(
@@ -61,12 +77,14 @@ class PartitionEngine:
         campaigns: Sequence[Plan] | None = None,
         member_cache: int = 100_000,
         durable: bool = True,
+        observer: Observer | None = None,
     ) -> None:
         self.partition = partition
         self.topic = topic
         self.applied_offset = -1
         self.clock_ms = 0
         self._durable = durable
+        self._observer = observer
         self._store = store
         self._member_cache = member_cache
         self._members: dict[str, Member] = {}
@@ -309,34 +327,32 @@ class PartitionEngine:
     # ------------------------------------------------------------ outcomes
 
     def _settle(self, member: Member, out: list[Outcome], record: Record) -> None:
+        """Say what came of instances that ended: firings, decisions, commands, counts."""
         for kind, plan, state, instance, due, by in out:
-            self._counts[f"instances.{kind}"] += 1
+            self._counts[_COUNT_OF[kind]] += 1
             if kind == COMPLETED:
-                self._complete(plan, state, member, instance, due, by, record)
+                self._complete(
+                    Match(plan, member, instance, self._place(record), due, by if due is None else None), state
+                )
             elif kind == EVICTED:
                 owner = next((name for name, s in member.plans.items() if s is state), plan.id)
                 evicted = self.registry.plan_of(owner, instance.version) or plan
-                at = Place(self.partition, record.offset, record.append_ms, self.clock_ms)
-                self._out.decisions.append(describe(evicted, member, instance, at, "evicted", "instances_full"))
+                match = Match(evicted, member, instance, self._place(record))
+                self._out.decisions.append(describe(match, "evicted", "instances_full"))
+            if self._observer is not None:
+                self._observer(kind, plan, member, instance, record.offset, by)
 
-    def _complete(
-        self,
-        plan: Plan,
-        state: PlanState,
-        member: Member,
-        instance: Instance,
-        due: int | None,
-        by: str | None,
-        record: Record,
-    ) -> None:
-        at = Place(self.partition, record.offset, record.append_ms, self.clock_ms)
-        verdict = conclude(plan, state, member, instance, due, by if due is None else None, at)
+    def _place(self, record: Record) -> Place:
+        return Place(self.partition, record.offset, record.append_ms, self.clock_ms)
+
+    def _complete(self, match: Match, state: PlanState) -> None:
+        verdict = conclude(match, state)
         self._out.decisions.append(verdict.decision)
         self._counts[f"decisions.{verdict.decision.outcome}.{verdict.decision.reason}"] += 1
         if verdict.firing is not None:
             self._out.firings.append(verdict.firing)
-            if due is not None and plan.steps[-1].kind == "absent":
-                note_firing(state, instance, due, verdict.command is not None)
+            if match.due is not None and match.plan.steps[-1].kind == "absent":
+                note_firing(state, match.instance, match.due, verdict.command is not None)
         if verdict.command is not None:
             self._out.commands.append(verdict.command)
 
@@ -344,8 +360,7 @@ class PartitionEngine:
         """Meet firings whose absence this event would have broken had it come in time (SEMANTICS 25)."""
         for version, fired, due, sent in meets_firing(plan, self.registry.plan_of, state, moment):
             own = self.registry.plan_of(plan.id, version) or plan
-            at = Place(self.partition, record.offset, record.append_ms, self.clock_ms)
-            decision = describe(own, member, fired, at, "late", "cancelled_after_firing", due)
+            decision = describe(Match(own, member, fired, self._place(record), due), "late", "cancelled_after_firing")
             self._out.decisions.append(decision)
             self._counts["decisions.late.cancelled_after_firing"] += 1
             if own.campaign.on_late == "cancel" and sent:

@@ -21,7 +21,7 @@ from tables.store import Hint
 FORMAT = 1
 _FORMAT_KEY = b"\xffformat"
 _OFFSET_KEY = b"\xffchangelog-offset"
-_META_FIRST = 0x00
+_META_PREFIX = b"\x00"
 _DUE_BYTES = 8
 _DUE_LIMIT = 1 << 63
 
@@ -142,7 +142,7 @@ class RocksStore:
 
     def meta(self) -> dict[bytes, bytes]:
         """See StateStore. Our own two entries are left out."""
-        return {bytes(key): bytes(value) for key, value in self._meta.items() if key[0] == _META_FIRST}
+        return {bytes(key): bytes(value) for key, value in self._meta.items() if key.startswith(_META_PREFIX)}
 
     def due(self, after: tuple[int, bytes] | None, limit: int) -> list[tuple[int, bytes]]:
         """See StateStore."""
@@ -205,8 +205,8 @@ class RocksStore:
         value stays behind: afterwards the store equals the fold of the changelog, hints included (invariant I7).
         """
         latest = dict(entries)
-        members = {key: value for key, value in latest.items() if key[0] != _META_FIRST}
-        meta = {key: value for key, value in latest.items() if key[0] == _META_FIRST}
+        members = {key: value for key, value in latest.items() if not key.startswith(_META_PREFIX)}
+        meta = {key: value for key, value in latest.items() if key.startswith(_META_PREFIX)}
         fire_at = self._fire_at
         hints: list[Hint] = []
         for (key, value), old in zip(members.items(), self.get_many(list(members)), strict=True):
@@ -221,6 +221,13 @@ class RocksStore:
         members = {bytes(key): bytes(value) for key, value in self._db.items()}
         hints = [(int.from_bytes(key[:_DUE_BYTES], "big"), bytes(key[_DUE_BYTES:])) for key, _ in self._timers.items()]
         return members, self.meta(), hints
+
+    def estimates(self) -> tuple[int, int]:
+        """Return bytes in files on disk and pending timer hints, both estimated by RocksDB in microseconds."""
+        size = sum(
+            f.property_int_value("rocksdb.live-sst-files-size") or 0 for f in (self._db, self._timers, self._meta)
+        )
+        return size, self._timers.property_int_value("rocksdb.estimate-num-keys") or 0
 
     def close(self) -> None:
         """See StateStore. May be called twice."""

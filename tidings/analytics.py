@@ -56,7 +56,9 @@ def read_chdb(settings: Settings) -> contextlib.AbstractContextManager[Reader]:
 def _reading(target: Target) -> Iterator[Reader]:
     if not target.directory.exists():
         raise OperatorError(
-            f"{target.path}: no analytics here yet (got no such directory); run 'demo' or 'up', or set TIDINGS_DATA_DIR", exit_code=3
+            f"{target.path}: no analytics here yet (got no such directory);"
+            " run 'demo' or 'up', or set TIDINGS_DATA_DIR",
+            exit_code=3,
         )
     warehouse = Warehouse(target)
     try:
@@ -72,9 +74,9 @@ def _reading(target: Target) -> Iterator[Reader]:
 
 @contextlib.contextmanager
 def open_analytics(settings: Settings, stop: threading.Event) -> Iterator[tuple[Warehouse, SqlServer | None]]:
-    """Open and migrate the database; while chDB is embedded, serve SQL on `settings.sql_port`. Closes all of it at the end.
+    """Open and migrate the database; while chDB is embedded, serve SQL on `settings.sql_port`.
 
-    A server that is away is waited for until `stop` is set; then `OperatorError` ends the wait.
+    Closes all of it at the end. A server that is away is waited for until `stop` is set; then `OperatorError` ends the wait.
     """
     target = target_of(settings)
     warehouse = Warehouse(target)
@@ -86,7 +88,11 @@ def open_analytics(settings: Settings, stop: threading.Event) -> Iterator[tuple[
         reader = Reader(target.directory, target.database)
         try:
             server = SqlServer(
-                reader, target.database, port=settings.sql_port, password=settings.sql_password, address_file=address_file(settings)
+                reader,
+                target.database,
+                port=settings.sql_port,
+                password=settings.sql_password,
+                address_file=address_file(settings),
             )
             server.start()
             try:
@@ -106,7 +112,10 @@ def run_sink_role(
     on_sink: Callable[[RecordSink], None] | None = None,
     on_server: Callable[[SqlServer | None], None] | None = None,
 ) -> Counters:
-    """Run the role `sink` in this thread until `stop` is set. `on_server` gets the SQL server (port, password) once it listens."""
+    """Run the role `sink` in this thread until `stop` is set.
+
+    `on_server` gets the SQL server (its port and password) once it listens; None when there is a real one.
+    """
     with open_analytics(settings, stop) as (warehouse, server):
         if on_server:
             on_server(server)
@@ -119,13 +128,17 @@ def _migrate(warehouse: Warehouse, stop: threading.Event) -> None:
         wait=wait_exponential_jitter(multiplier=0.2, max=MAX_WAIT_SECONDS),
         stop=stop_when_event_set(stop),
         sleep=sleep_using_event(stop),
-        before_sleep=lambda state: log.warning("clickhouse_wait", attempt=state.attempt_number, error=_kind(state.outcome)),
+        before_sleep=lambda state: log.warning(
+            "clickhouse_wait", attempt=state.attempt_number, error=_kind(state.outcome)
+        ),
     )
     try:
         for migration in retrying(warehouse.migrate):
             log.info("clickhouse_migrated", file=migration.file)
     except RetryError:
-        raise OperatorError("TIDINGS_CLICKHOUSE: stopped before the server answered; start the server first", exit_code=3) from None
+        raise OperatorError(
+            "TIDINGS_CLICKHOUSE: stopped before the server answered; start the server first", exit_code=3
+        ) from None
 
 
 def _kind(outcome: object) -> str:

@@ -227,6 +227,10 @@ class Settings:
         "https://shop.example/unsubscribe", _url("https", "http"), unit="URL",
         reason="List-Unsubscribe (RFC 8058) needs an address that answers to POST without login",
     )  # fmt: skip
+    unsubscribe_secret: str = setting(
+        "", _text, unit="secret of 16 characters or more; empty = made at start and kept", secret=True,
+        reason="signs the links; the same on all machines that deliver, and for as long as a link shall work",
+    )  # fmt: skip
     # Web endpoints and logs
     web_host: str = setting(
         "127.0.0.1", _text, unit="address", reason="loopback: members' data leaves this machine only if asked to"

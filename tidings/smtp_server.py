@@ -24,7 +24,7 @@ _MESSAGE_ID = re.compile(rb"^Message-ID:\s*<([^>\r\n]+)>", re.IGNORECASE | re.MU
 
 TAKE = "250 2.0.0 Ok: taken, not delivered"
 DROP_BEFORE = "drop-before"  # close without taking the mail
-DROP_AFTER = "drop-after"    # take the mail, then close without a reply
+DROP_AFTER = "drop-after"  # take the mail, then close without a reply
 
 
 @dataclass(frozen=True, slots=True)

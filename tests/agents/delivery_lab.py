@@ -26,10 +26,22 @@ FAST = Backoff(base_ms=100, cap_ms=400, attempts=4)
 def send_command(n: int, **changes: object) -> SendMessage:
     now = time.time_ns() // 1_000_000
     values: dict = {
-        "command_id": f"{n:032x}", "member_id": f"m{n}", "campaign": "cart", "version": "v1", "instance_id": f"i{n}", "step": "send",
-        "channel": "email", "template": "hello", "address": f"u{n}@mail.example", "decided_at_ms": now, "caused_at_ms": now,
-        "expires_at_ms": now + 60_000, "anchor": f"e{n}", "data": {"product": f"P{n}"}, "attribution_window_ms": 5_000,
-    }  # fmt: skip
+        "command_id": f"{n:032x}",
+        "member_id": f"m{n}",
+        "campaign": "cart",
+        "version": "v1",
+        "instance_id": f"i{n}",
+        "step": "send",
+        "channel": "email",
+        "template": "hello",
+        "address": f"u{n}@mail.example",
+        "decided_at_ms": now,
+        "caused_at_ms": now,
+        "expires_at_ms": now + 60_000,
+        "anchor": f"e{n}",
+        "data": {"product": f"P{n}"},
+        "attribution_window_ms": 5_000,
+    }
     return SendMessage(**(values | changes))
 
 
@@ -44,18 +56,23 @@ class Lab:
         self.root = root
         self.broker = MemoryBroker(dict.fromkeys(TOPICS, PARTITIONS))
         self.smtp = SmtpServer().start()
-        # The memory broker answers an empty fetch after the whole wait, and a member that comes back waits for its session.
+        # The memory broker answers an empty fetch after the whole wait; a member that comes back waits for its session.
         self.kafka = {
-            "bootstrap.servers": self.broker.bootstrap, "session.timeout.ms": 2_000, "heartbeat.interval.ms": 300,
-            "fetch.wait.max.ms": 20, "log_level": 0,
-        }  # fmt: skip
+            "bootstrap.servers": self.broker.bootstrap,
+            "session.timeout.ms": 2_000,
+            "heartbeat.interval.ms": 300,
+            "fetch.wait.max.ms": 20,
+            "log_level": 0,
+        }
         plain = {"bootstrap.servers": self.broker.bootstrap, "log_level": 0}
         self.producer = Producer({**plain, "partitioner": "murmur2_random"})
         self.consumer = Consumer({**plain, "group.id": "lab", "enable.auto.commit": False, "fetch.wait.max.ms": 20})
         self.templates = root / "templates"
         self.templates.mkdir()
         (self.templates / "hello.subject.j2").write_text("About {{ data.product }}")
-        (self.templates / "hello.txt.j2").write_text("Hi {{ member.name|default('you') }}: {{ data.product }} {{ unsubscribe_url }}\n")
+        (self.templates / "hello.txt.j2").write_text(
+            "Hi {{ member.name|default('you') }}: {{ data.product }} {{ unsubscribe_url }}\n"
+        )
 
     def write(self, *commands: Command | bytes) -> None:
         for command in commands:
@@ -65,15 +82,23 @@ class Lab:
         assert self.producer.flush(5) == 0
 
     @contextlib.asynccontextmanager
-    async def running(self, limits: Limits | None = None, backoff: Backoff = FAST, crash: bool = False) -> AsyncIterator[asyncio.Task]:
+    async def running(self, limits: Limits | None = None, backoff: Backoff = FAST) -> AsyncIterator[asyncio.Task]:
         stop, ready = asyncio.Event(), asyncio.Event()
         task = asyncio.create_task(
             run_delivery(
-                kafka=self.kafka, smtp_url=self.smtp.url, mail_from="Shop <news@shop.example>", templates_dir=self.templates,
-                state_dir=self.root / "state", unsubscribe_base_url="https://shop.example/u", unsubscribe_secret=b"s" * 32,
-                stop=stop, backoff=backoff, limits=limits, ready=ready,
+                kafka=self.kafka,
+                smtp_url=self.smtp.url,
+                mail_from="Shop <news@shop.example>",
+                templates_dir=self.templates,
+                state_dir=self.root / "state",
+                unsubscribe_base_url="https://shop.example/u",
+                unsubscribe_secret=b"s" * 32,
+                stop=stop,
+                backoff=backoff,
+                limits=limits,
+                ready=ready,
             )
-        )  # fmt: skip
+        )
         waiter = asyncio.create_task(ready.wait())
         await asyncio.wait({task, waiter}, timeout=30, return_when=asyncio.FIRST_COMPLETED)
         waiter.cancel()

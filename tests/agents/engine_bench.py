@@ -3,14 +3,18 @@
 import asyncio
 import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
-from agents.topics import ATTRIBUTIONS, CHANGELOG, COMMANDS, DEAD_LETTERS, DECISIONS, EVENTS
+from agents.topics import APP_ID, ATTRIBUTIONS, CHANGELOG, COMMANDS, DEAD_LETTERS, DECISIONS, EVENTS
+from agents.topics import TOPICS as SPECS
 from agents.wiring import EngineApp, create_engine_app
 from schemas.ids import h128
 from tables.rocks import RocksResources
@@ -24,6 +28,21 @@ SMALL = RocksResources(8 << 20, 8 << 20)
 
 def start_broker() -> MemoryBroker:
     return MemoryBroker(TOPICS)
+
+
+@contextmanager
+def kafka_topics(bootstrap: str) -> Iterator[None]:
+    """Fresh topics on a real broker; their permanent names leave no other way to keep tests apart."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    new = [NewTopic(spec.name, PARTITIONS, 1, config=dict(spec.config)) for spec in SPECS]
+    for future in admin.create_topics(new).values():
+        future.result(10)
+    yield
+    for future in admin.delete_topics([spec.name for spec in SPECS]).values():
+        future.result(10)
+    for future in admin.delete_consumer_groups([APP_ID]).values():
+        future.exception(10)  # still in its session: it only remembers offsets of topics that are gone
+    time.sleep(0.5)
 
 
 def worker(bootstrap: str, data_dir: Path, engines: Callable[..., Any] = CountingEngine, **more: Any) -> EngineApp:
@@ -67,6 +86,14 @@ def read_all(bootstrap: str, topic: str) -> list[Any]:
     finally:
         consumer.close()
     return found
+
+
+def committed(bootstrap: str) -> int:
+    """How many records the engine's group has committed, over all partitions."""
+    reader = Consumer({"bootstrap.servers": bootstrap, "group.id": APP_ID})
+    found = reader.committed([TopicPartition(EVENTS, p) for p in range(PARTITIONS)], timeout=10)
+    reader.close()
+    return sum(max(0, tp.offset) for tp in found)
 
 
 def command_ids(bootstrap: str) -> list[str]:

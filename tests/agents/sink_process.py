@@ -1,4 +1,7 @@
-"""One sink as a process of its own, that kills itself at a chosen insert. Arguments: bootstrap, chDB directory, insert to die at, when."""
+"""One sink as a process of its own, that kills itself at a chosen insert.
+
+Arguments: bootstrap, chDB directory, insert to die at, `before` or `after`, records expected.
+"""
 
 import os
 import signal

@@ -74,7 +74,9 @@ def test_bytes_written_by_the_first_version_are_read() -> None:
     assert decode_entry(encode_entry(entry())) == entry()
 
 
-@pytest.mark.parametrize("raw", [b"", b"\xc1", msgspec.msgpack.encode([2, "sent", 1, 1, 1, 1]), msgspec.msgpack.encode([1])])
+@pytest.mark.parametrize(
+    "raw", [b"", b"\xc1", msgspec.msgpack.encode([2, "sent", 1, 1, 1, 1]), msgspec.msgpack.encode([1])]
+)
 def test_torn_and_newer_entries_are_refused(raw: bytes) -> None:
     with pytest.raises(StateError):
         decode_entry(raw)

@@ -59,13 +59,6 @@ def events(count: int, members: int = 40, seed: int = 7) -> list[tuple[str, byte
     return [(f"m{chance.randrange(members)}", b"{}") for _ in range(count)]
 
 
-async def trickle(bootstrap: str, log: list[tuple[str, bytes]], seconds: float) -> None:
-    step = max(1, int(len(log) / seconds / 20))
-    for start in range(0, len(log), step):
-        await in_thread(produce, bootstrap, log[start : start + step])
-        await asyncio.sleep(0.05)
-
-
 def folded_changelog(bootstrap: str) -> dict[bytes, bytes]:
     fold: dict[tuple[int, bytes], bytes | None] = {}
     for message in sorted(read_all(bootstrap, CHANGELOG), key=lambda m: (m.partition(), m.offset())):
@@ -223,35 +216,6 @@ async def test_timer_set_before_a_stop_fires_after_the_restart(broker: MemoryBro
         await until(lambda: built.metrics.commands == 1, "timer fired")
 
 
-async def test_second_worker_takes_over_part_and_all_of_the_partitions_without_loss(
-    broker: MemoryBroker, tmp_path: Path
-) -> None:
-    log = events(3_000)
-    first = worker(broker.bootstrap, tmp_path / "one")
-    second = worker(broker.bootstrap, tmp_path / "two")
-    await first.app.start()
-    trickling = asyncio.create_task(trickle(broker.bootstrap, log, 12.0))  # all through both rebalances
-    await until(lambda: first.metrics.records > 0, "first worker works")
-    await second.app.start()
-    try:
-        await until(lambda: len(first.worker.tasks) == len(second.worker.tasks) == 2, "partitions shared")
-        assert set(first.worker.tasks).isdisjoint(second.worker.tasks)
-        assert not set(first.stores.partitions()) & set(second.stores.partitions())
-        await until(lambda: second.metrics.records > 100, "both work")
-    finally:
-        await first.app.stop()
-    try:
-        await trickling
-        await until(lambda: applied(second) == len(log), "second worker works alone", 40)
-    finally:
-        await second.app.stop()
-    assert first.metrics.records + second.metrics.records == len(log)  # nothing twice: acks were committed
-    assert first.worker.failure is None
-    assert second.worker.failure is None
-    assert sorted(await in_thread(command_ids, broker.bootstrap)) == sorted(expected_ids(log))
-    assert stored_members(tmp_path / "two") == folded_changelog(broker.bootstrap)
-
-
 async def test_failing_engine_ends_the_worker_and_commits_nothing(broker: MemoryBroker, tmp_path: Path) -> None:
     class Failing(CountingEngine):
         def run(self, records: Any) -> Any:
@@ -279,27 +243,6 @@ async def test_broker_that_is_away_for_a_moment_costs_nothing(broker: MemoryBrok
         await until(lambda: applied(built) == len(log), "all events applied", 30)
         assert built.worker.failure is None
     assert set(await in_thread(command_ids, broker.bootstrap)) == expected_ids(log)
-
-
-async def test_standby_worker_holds_a_copy_that_needs_no_recovery(broker: MemoryBroker, tmp_path: Path) -> None:
-    log = events(1_000)
-    pair = [worker(broker.bootstrap, tmp_path / name, standby_replicas=1) for name in ("one", "two")]
-    await pair[0].app.start()
-    await pair[1].app.start()
-    try:
-        await until(lambda: all(len(one.worker.tasks) == 2 for one in pair), "partitions shared")
-        await until(lambda: all(one.stores.partitions() == [0, 1, 2, 3] for one in pair), "standbys open")
-        await in_thread(produce, broker.bootstrap, log)
-        await until(lambda: applied(*pair) == len(log), "all events applied")
-
-        def copies_agree() -> bool:
-            kept = [[one.stores.open(p).dump() for p in range(PARTITIONS)] for one in pair]
-            return kept[0] == kept[1]
-
-        await until(copies_agree, "standbys caught up")
-    finally:
-        for one in pair:
-            await one.app.stop()
 
 
 async def test_torn_changelog_record_ends_the_worker_instead_of_being_skipped(

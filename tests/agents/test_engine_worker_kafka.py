@@ -12,17 +12,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from confluent_kafka import Consumer as Reader
-from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka import Producer
 
-from agents.topics import CHANGELOG, COMMANDS, DECISIONS, EVENTS, TOPICS
+from agents.topics import CHANGELOG, COMMANDS, DECISIONS, EVENTS
 from agents.wiring import EngineApp, create_engine_app
 from schemas.codec import encode_event
 from schemas.events import CAMPAIGN_PUBLISHED, Event
 from streams.engine import PartitionEngine
-from tests.agents.engine_bench import PARTITIONS, SMALL, applied, in_thread, read_all, until
+from tests.agents.engine_bench import PARTITIONS, SMALL, applied, committed, in_thread, kafka_topics, read_all, until
 from tidings.brokers.local import LocalBroker
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
@@ -44,16 +41,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
 
 @pytest.fixture
 def topics(broker: LocalBroker) -> Iterator[str]:
-    """Fresh topics for each test; the permanent names leave no other way to keep tests apart."""
-    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
-    new = [NewTopic(spec.name, PARTITIONS, 1, config=dict(spec.config)) for spec in TOPICS]
-    for future in admin.create_topics(new).values():
-        future.result(10)
-    yield broker.bootstrap
-    for future in admin.delete_topics([spec.name for spec in TOPICS]).values():
-        future.result(10)
-    admin.delete_consumer_groups(["tidings-engine"])
-    time.sleep(0.5)
+    with kafka_topics(broker.bootstrap):
+        yield broker.bootstrap
 
 
 def kafka_worker(bootstrap: str, data_dir: Path) -> EngineApp:
@@ -98,13 +87,6 @@ def register_and_view(bootstrap: str, members: list[str]) -> None:
 
 def outputs(bootstrap: str, topic: str) -> list[dict[str, Any]]:
     return [msgspec.json.decode(m.value()) for m in read_all(bootstrap, topic)]
-
-
-def committed(bootstrap: str) -> int:
-    reader = Reader({"bootstrap.servers": bootstrap, "group.id": "tidings-engine"})
-    found = reader.committed([TopicPartition(EVENTS, p) for p in range(PARTITIONS)], timeout=10)
-    reader.close()
-    return sum(max(0, tp.offset) for tp in found)
 
 
 async def test_absence_fires_by_a_tick_for_those_who_did_not_order(topics: str, tmp_path: Path) -> None:

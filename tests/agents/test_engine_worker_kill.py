@@ -28,9 +28,11 @@ SESSION_S = 2.0
 
 
 @asynccontextmanager
-async def process(bootstrap: str, data_dir: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+async def process(
+    bootstrap: str, data_dir: Path, session_s: float = SESSION_S
+) -> AsyncIterator[asyncio.subprocess.Process]:
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.agents.engine_process", bootstrap, str(data_dir), str(SESSION_S),
+        sys.executable, "-m", "tests.agents.engine_process", bootstrap, str(data_dir), str(session_s),
         stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": "."},
     )  # fmt: skip
     try:

@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 import aiokafka
 import pytest
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.partitioner import DefaultPartitioner, murmur2
 from aiokafka.producer.message_accumulator import BatchBuilder
 from faust.app.base import App
@@ -84,6 +85,11 @@ def test_changelog_topic_has_its_permanent_name() -> None:
 
 def test_fetch_wait_is_read_from_the_consumer_when_it_starts() -> None:
     assert "fetch_max_wait_ms=self._fetch_max_wait_ms" in body(aiokafka.AIOKafkaConsumer.start)
+
+
+def test_coordination_of_the_group_runs_in_a_task_that_can_be_watched() -> None:
+    assert "self._coordination_task = create_task(" in body(GroupCoordinator)
+    assert "self._coordinator = GroupCoordinator(" in body(aiokafka.AIOKafkaConsumer)
 
 
 def test_producer_offers_batches_and_keeps_itself_where_we_look() -> None:

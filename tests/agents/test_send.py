@@ -1,4 +1,4 @@
-"""Delivery end to end on a real broker protocol and a real SMTP server: each mail once, each outcome told, nothing lost."""
+"""Delivery end to end over Kafka's protocol and SMTP: each mail once, each outcome told, nothing lost."""
 
 import asyncio
 import time
@@ -33,7 +33,14 @@ async def test_each_command_is_one_mail_and_one_receipt(lab: Lab) -> None:
     assert len(receipts) == 40 and {event.type for event in receipts} == {"delivery.sent"}
     event = next(one for one in receipts if one.member_id == "m7")
     assert event.event_id == h128(f"{7:032x}", "sent", "1")
-    wanted = {"command_id": f"{7:032x}", "campaign": "cart", "instance_id": "i7", "attempt": 1, "template": "hello", "code": "250"}
+    wanted = {
+        "command_id": f"{7:032x}",
+        "campaign": "cart",
+        "instance_id": "i7",
+        "attempt": 1,
+        "template": "hello",
+        "code": "250",
+    }
     assert wanted.items() <= event.data.items() and event.data["attribution_window_ms"] == 5_000
     mail = next(one for one in lab.smtp.mails if one.recipient == "u7@mail.example").parsed()
     assert mail["Subject"] == "About P7" and mail["Message-ID"] == f"<{7:032x}@shop.example>"
@@ -94,7 +101,7 @@ async def test_a_server_that_goes_in_the_middle_loses_and_doubles_nothing(lab: L
         await asyncio.sleep(0.5)
         lab.smtp.start()
         await until(lambda: len({mail.recipient for mail in lab.smtp.mails}) >= 200 and lab.lag() == 0, 30)
-    # The cut itself opens the window for the mails then between their last byte and the reply: one per connection at most.
+    # The cut opens the window for the mails then between their last byte and the reply: one per connection at most.
     assert at_stop < 200 and lab.smtp.received - 200 == len(lab.smtp.repeated) <= 4
 
 
@@ -122,7 +129,9 @@ async def test_temporary_refusals_are_tried_again_a_bounded_number_of_times(lab:
         await until(lambda: lab.lag() == 0)
     assert lab.statuses() == {"m0": ["deferred", "deferred", "sent"], "m1": ["deferred"] * 3 + ["failed"]}
     assert calls["u1@mail.example"] == 4
-    assert {event.data["reason"] for event in lab.receipts() if event.type == "delivery.failed"} == {"attempts_exhausted"}
+    assert {event.data["reason"] for event in lab.receipts() if event.type == "delivery.failed"} == {
+        "attempts_exhausted"
+    }
 
 
 async def test_a_message_that_waits_for_its_next_attempt_holds_up_nobody(lab: Lab) -> None:
@@ -189,9 +198,13 @@ async def test_a_crash_between_the_record_and_the_receipt_writes_the_receipt_and
 async def test_what_is_too_old_or_called_back_is_not_sent(lab: Lab) -> None:
     lab.smtp.stop()
     lab.write(
-        send_command(1, expires_at_ms=1), send_command(2), cancel_command(2), cancel_command(3), send_command(3),
+        send_command(1, expires_at_ms=1),
+        send_command(2),
+        cancel_command(2),
+        cancel_command(3),
+        send_command(3),
         send_command(4, expires_at_ms=int(time.time() * 1000) + 3_000),
-    )  # fmt: skip
+    )
     async with lab.running():
         await until(lambda: lab.lag() == 0)
         lab.smtp.start()
@@ -210,10 +223,15 @@ async def test_a_cancel_after_the_mail_left_changes_nothing(lab: Lab) -> None:
 
 async def test_faults_of_a_message_are_receipts_and_stop_nobody(lab: Lab) -> None:
     lab.write(
-        send_command(1, data={}), send_command(2, template="../../etc/passwd"), send_command(3, address="a@b.example\r\nBcc: x@y"),
-        send_command(4, channel="pigeon"), send_command(5, data={"product": "x\r\nBcc: other@mail.example"}), b"{broken", b"",
+        send_command(1, data={}),
+        send_command(2, template="../../etc/passwd"),
+        send_command(3, address="a@b.example\r\nBcc: x@y"),
+        send_command(4, channel="pigeon"),
+        send_command(5, data={"product": "x\r\nBcc: other@mail.example"}),
+        b"{broken",
+        b"",
         send_command(6),
-    )  # fmt: skip
+    )
     async with lab.running():
         await until(lambda: lab.smtp.received >= 2 and lab.lag() == 0)
     failed = {event.member_id: event.data["reason"] for event in lab.receipts() if event.type == "delivery.failed"}
@@ -258,3 +276,15 @@ def _partition_of(lab: Lab) -> int:
     from agents.topics import COMMANDS
 
     return lab.read(COMMANDS)[0].partition()
+
+
+async def test_a_stop_at_any_moment_ends_in_time(lab: Lab) -> None:
+    # A blocking commit in one thread and the last rebalance in another once waited for each other for good.
+    lab.write(*(send_command(n) for n in range(100)))
+    for moment in (0.0, 0.05, 0.3):
+        async with asyncio.timeout(20):
+            async with lab.running():
+                await asyncio.sleep(moment)
+    async with lab.running():
+        await until(lambda: lab.smtp.received >= 100 and lab.lag() == 0, 30)
+    assert lab.smtp.received == 100 and not lab.smtp.repeated

@@ -11,7 +11,9 @@ LEAVING = Leaving(1, "m1", "email", "marketing", "c" * 32)
 def test_a_token_reads_back_and_holds_for_older_secrets() -> None:
     assert verify([SECRET], sign(SECRET, LEAVING)) == LEAVING
     assert verify([SECRET, OLD], sign(OLD, LEAVING)) == LEAVING
-    assert unsubscribe_url("https://shop.example/u/", SECRET, LEAVING) == f"https://shop.example/u/{sign(SECRET, LEAVING)}"
+    assert (
+        unsubscribe_url("https://shop.example/u/", SECRET, LEAVING) == f"https://shop.example/u/{sign(SECRET, LEAVING)}"
+    )
 
 
 def test_every_changed_character_is_noticed() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import chdb
-import lz4.frame
+import lz4.frame  # type: ignore[import-untyped]
 from aiohttp import web
 
 

@@ -46,10 +46,18 @@ async def test_mails_arrive_whole_over_kept_connections(server: Server) -> None:
 
 
 async def test_a_refusal_touches_nobody_else(server: Server) -> None:
-    server.rcpt_replies = {"no@mail.example": "550 5.1.1 <no@mail.example> unknown", "grey@mail.example": "451 4.7.1 later"}
+    server.rcpt_replies = {
+        "no@mail.example": "550 5.1.1 <no@mail.example> unknown",
+        "grey@mail.example": "451 4.7.1 later",
+    }
     transport = transport_to(server, size=1)
     sent = [await send(transport, mail(n, to)) for n, to in enumerate(("no@mail.example", "", "grey@mail.example", ""))]
-    assert [(one.status, one.code) for one in sent] == [("bounced", 550), ("sent", 250), ("deferred", 451), ("sent", 250)]
+    assert [(one.status, one.code) for one in sent] == [
+        ("bounced", 550),
+        ("sent", 250),
+        ("deferred", 451),
+        ("sent", 250),
+    ]
     assert sent[0].reason == "recipient_refused" and sent[0].detail == "5.1.1 <(address)> unknown"
     await transport.close()
 
@@ -112,8 +120,9 @@ async def test_tls_and_login_work_with_a_private_authority(tmp_path: Path) -> No
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
     subprocess.run(
         [*command, "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(cert)],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+    )
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(cert, key)
     logins: list[object] = []
@@ -129,8 +138,14 @@ async def test_tls_and_login_work_with_a_private_authority(tmp_path: Path) -> No
         return AuthResult(success=data.password == b"right")
 
     controller = Controller(
-        Handler(), hostname="127.0.0.1", port=0, tls_context=context, require_starttls=True, auth_required=True, authenticator=authenticate
-    )  # fmt: skip
+        Handler(),
+        hostname="127.0.0.1",
+        port=0,
+        tls_context=context,
+        require_starttls=True,
+        auth_required=True,
+        authenticator=authenticate,
+    )
     import socket
 
     with socket.socket() as free:  # Controller does not tell which port the system chose
@@ -156,8 +171,12 @@ async def test_tls_and_login_work_with_a_private_authority(tmp_path: Path) -> No
 def test_urls_say_how_to_connect_and_hide_the_password() -> None:
     server = SmtpServer.parse("smtps://us%40er:pa%3Ass@mail.example")
     assert (server.host, server.port, server.tls, server.username, server.password) == (
-        "mail.example", 465, "tls", "us@er", "pa:ss",
-    )  # fmt: skip
+        "mail.example",
+        465,
+        "tls",
+        "us@er",
+        "pa:ss",
+    )
     assert "pa:ss" not in repr(server)
 
 
@@ -169,4 +188,6 @@ def test_urls_that_are_none_or_send_a_password_in_the_clear_are_refused(url: str
 
 
 def test_replies_lose_their_addresses() -> None:
-    assert redact("550 <ivan.petrov@mail.example>: no such user;\r\n ivan@x") == "550 <(address)>: no such user; (address)"
+    assert (
+        redact("550 <ivan.petrov@mail.example>: no such user;\r\n ivan@x") == "550 <(address)>: no such user; (address)"
+    )

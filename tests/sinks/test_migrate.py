@@ -1,9 +1,9 @@
 """Migrations: once each, in order, never changed; and the funnel they define counts each id once."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
-
-from pathlib import Path
 
 from schemas.codec import encode_attribution, encode_command, encode_decision, encode_event
 from schemas.commands import SendMessage
@@ -44,7 +44,9 @@ def test_a_changed_file_is_refused_with_the_remedy(warehouse: Warehouse) -> None
     warehouse.migrate()
     changed = [msgspec.structs.replace(load()[0], checksum="0" * 64), *load()[1:]]
     assert status(warehouse.client(), changed)[0].state == "changed"
-    with pytest.raises(OperatorError, match=r"0001_tables\.sql: it was applied and has changed since; restore .* new file 0003"):
+    with pytest.raises(
+        OperatorError, match=r"0001_tables\.sql: it was applied and has changed since; restore .* new file 0003"
+    ):
         migrate(warehouse.client(), changed)
 
 
@@ -79,24 +81,69 @@ def test_a_database_name_that_needs_quotes_is_refused(tmp_path: Path) -> None:
 
 
 def _fill(warehouse: Warehouse, token: str) -> None:
-    outcomes = [("eligible", "matched"), ("suppressed", "no_consent"), ("suppressed", "no_consent"), ("suppressed", "cooldown")]
+    outcomes = [
+        ("eligible", "matched"),
+        ("suppressed", "no_consent"),
+        ("suppressed", "no_consent"),
+        ("suppressed", "cooldown"),
+    ]
     decisions = [
         encode_decision(Decision(f"d{n}", f"m{n}", "c1", "v", f"i{n}", f"k{n}", outcome, reason, AT, AT, "e"))
         for n, (outcome, reason) in enumerate(outcomes)
     ]
     send = SendMessage("k0", "m0", "c1", "v", "i0", "s", "email", "t", "a@b.example", AT, AT, AT, "e")
     receipts = [
-        encode_event(Event(type=f"delivery.{s}", occurred_at_ms=AT, event_id=s, member_id="m0", data={"campaign": "c1", "command_id": "k0"}))
+        encode_event(
+            Event(
+                type=f"delivery.{s}",
+                occurred_at_ms=AT,
+                event_id=s,
+                member_id="m0",
+                data={"campaign": "c1", "command_id": "k0"},
+            )
+        )
         for s in ("accepted", "sent", "delivered")
     ] + [
-        encode_event(Event(type="engagement.opened", occurred_at_ms=AT + n, event_id=f"o{n}", member_id="m0", data={"campaign": "c1", "command_id": "k0"}))
+        encode_event(
+            Event(
+                type="engagement.opened",
+                occurred_at_ms=AT + n,
+                event_id=f"o{n}",
+                member_id="m0",
+                data={"campaign": "c1", "command_id": "k0"},
+            )
+        )
         for n in range(2)
     ]
     credits_ = [
-        encode_attribution(Attribution(f"a{n}", "m0", "c1", "v", "i0", "k0", "email", "last", "sent", AT, f"o{n}", "order.created", AT, AT, 10.5, "EUR"))
+        encode_attribution(
+            Attribution(
+                f"a{n}",
+                "m0",
+                "c1",
+                "v",
+                "i0",
+                "k0",
+                "email",
+                "last",
+                "sent",
+                AT,
+                f"o{n}",
+                "order.created",
+                AT,
+                AT,
+                10.5,
+                "EUR",
+            )
+        )
         for n in range(2)
     ]
-    for topic, values in (("decisions", decisions), ("commands", [encode_command(send)]), ("events", receipts), ("attributions", credits_)):
+    for topic, values in (
+        ("decisions", decisions),
+        ("commands", [encode_command(send)]),
+        ("events", receipts),
+        ("attributions", credits_),
+    ):
         for table, columns in build(topic, 0, [LogRecord(n, AT, v) for n, v in enumerate(values)]).columns.items():
             warehouse.insert(table, columns, token)
 
@@ -109,7 +156,8 @@ def test_the_funnel_counts_each_id_once_even_before_merges(warehouse: Warehouse)
     funnel = warehouse.client().query("SELECT * FROM campaign_funnel")
     assert [dict(zip(funnel.column_names, row, strict=True)) for row in funnel.result_rows] == [
         {
-            "campaign": "c1", "decided": 4, "eligible": 1, "suppressed": 3, "suppressed_by_reason": {"no_consent": 2, "cooldown": 1},
+            "campaign": "c1",
+            "decided": 4, "eligible": 1, "suppressed": 3, "suppressed_by_reason": {"no_consent": 2, "cooldown": 1},
             "commanded": 1, "sent": 1, "delivered": 1, "opened": 1, "clicked": 0, "failed": 0,
             "orders_attributed": 2, "value_by_currency": {"EUR": 21.0},
         }
@@ -124,7 +172,9 @@ def test_a_block_with_a_known_token_is_dropped_also_after_a_restart(warehouse: W
     again = Warehouse(warehouse.target)
     try:
         _fill(again, "same")
-        assert again.client().query("SELECT (SELECT count() FROM decisions), (SELECT count() FROM events)").result_rows == [(4, 5)]
+        assert again.client().query(
+            "SELECT (SELECT count() FROM decisions), (SELECT count() FROM events)"
+        ).result_rows == [(4, 5)]
     finally:
         again.close()
 
@@ -132,7 +182,9 @@ def test_a_block_with_a_known_token_is_dropped_also_after_a_restart(warehouse: W
 def test_of_two_events_with_one_id_the_first_in_the_log_stays(warehouse: Warehouse) -> None:
     warehouse.migrate()
     for offset, product in ((9, "later"), (2, "first")):
-        value = encode_event(Event(type="a.b.c", occurred_at_ms=AT, event_id="e", member_id="m", data={"product_id": product}))
+        value = encode_event(
+            Event(type="a.b.c", occurred_at_ms=AT, event_id="e", member_id="m", data={"product_id": product})
+        )
         warehouse.insert("events", build("events", 0, [LogRecord(offset, AT, value)]).columns["events"], str(offset))
     assert warehouse.client().command("SELECT product_id FROM events FINAL") == "first"
 
@@ -140,6 +192,9 @@ def test_of_two_events_with_one_id_the_first_in_the_log_stays(warehouse: Warehou
 def test_timestamps_over_many_months_do_not_stop_an_insert(warehouse: Warehouse) -> None:
     warehouse.migrate()
     month = 31 * 86_400_000
-    records = [LogRecord(n, n * month, encode_event(Event(type="a.b.c", occurred_at_ms=AT, event_id=f"e{n}"))) for n in range(150)]
+    records = [
+        LogRecord(n, n * month, encode_event(Event(type="a.b.c", occurred_at_ms=AT, event_id=f"e{n}")))
+        for n in range(150)
+    ]
     warehouse.insert("events", build("events", 0, records).columns["events"], "t")
     assert warehouse.client().command("SELECT count() FROM events") == 150

@@ -13,16 +13,29 @@ from sinks.mime import AddressError, Sender, build, checked_address, message_id
 from sinks.templates import Rendered
 
 COMMAND = SendMessage(
-    command_id="c" * 32, member_id="m1", campaign="cart", version="v1", instance_id="i1", step="send", channel="email",
-    template="x", address="ivan@mail.example", decided_at_ms=1_700_000_000_000, caused_at_ms=1, expires_at_ms=2, anchor="e1",
-)  # fmt: skip
+    command_id="c" * 32,
+    member_id="m1",
+    campaign="cart",
+    version="v1",
+    instance_id="i1",
+    step="send",
+    channel="email",
+    template="x",
+    address="ivan@mail.example",
+    decided_at_ms=1_700_000_000_000,
+    caused_at_ms=1,
+    expires_at_ms=2,
+    anchor="e1",
+)
 RENDERED = Rendered(("Ваш товар ждёт вас, загляните", "Привет\n.\nFrom here\n", "<p>Привет</p>"))
 SENDER = Sender.parse("Магазин у дома <news@shop.example>")
 URL = "https://shop.example/unsubscribe/" + "t" * 180
 
 
 def made(command: SendMessage = COMMAND, rendered: Rendered = RENDERED, **kwargs: str) -> EmailMessage:
-    parsed = email.message_from_bytes(build(command, rendered, SENDER, URL, **kwargs).content, policy=email.policy.default)
+    parsed = email.message_from_bytes(
+        build(command, rendered, SENDER, URL, **kwargs).content, policy=email.policy.default
+    )
     assert isinstance(parsed, EmailMessage)
     return parsed
 
@@ -30,7 +43,10 @@ def made(command: SendMessage = COMMAND, rendered: Rendered = RENDERED, **kwargs
 def test_a_mail_reads_back_as_it_was_meant() -> None:
     mail = made()
     assert mail["Subject"] == RENDERED.subject
-    assert mail["From"].addresses[0].display_name == "Магазин у дома" and mail["From"].addresses[0].addr_spec == "news@shop.example"
+    assert (
+        mail["From"].addresses[0].display_name == "Магазин у дома"
+        and mail["From"].addresses[0].addr_spec == "news@shop.example"
+    )
     assert mail["To"] == "ivan@mail.example"
     assert mail["Message-ID"] == f"<{'c' * 32}@shop.example>" and mail["X-Tidings-Command-Id"] == "c" * 32
     assert mail["Date"].datetime.timestamp() == 1_700_000_000
@@ -62,11 +78,29 @@ def test_the_wire_form_is_ascii_with_crlf_and_short_lines() -> None:
 @pytest.mark.parametrize(
     "address",
     [
-        "a@b.example\r\nBcc: x@y.example", "a@b.example>, <x@y.example", "a b@c.example", "a@b.example\n", "<a@b.example>", "a@@b",
-        "", "a", "@b", "a@", '"a b"@c.example', "a@b..c", "a@-b.example", "ы@b.example", "a@b.example RCPT", "a" * 65 + "@b.example",
-        "a@" + "b" * 64 + ".example", ".a@b.example", "a..b@c.example", "a@b,c@d", "a@b.example\x00",
+        "a@b.example\r\nBcc: x@y.example",
+        "a@b.example>, <x@y.example",
+        "a b@c.example",
+        "a@b.example\n",
+        "<a@b.example>",
+        "a@@b",
+        "",
+        "a",
+        "@b",
+        "a@",
+        '"a b"@c.example',
+        "a@b..c",
+        "a@-b.example",
+        "ы@b.example",
+        "a@b.example RCPT",
+        "a" * 65 + "@b.example",
+        "a@" + "b" * 64 + ".example",
+        ".a@b.example",
+        "a..b@c.example",
+        "a@b,c@d",
+        "a@b.example\x00",
     ],
-)  # fmt: skip
+)
 def test_what_is_no_address_gets_no_mail(address: str) -> None:
     with pytest.raises(AddressError) as caught:
         build(msgspec.structs.replace(COMMAND, address=address), RENDERED, SENDER, URL)

@@ -34,7 +34,10 @@ def test_an_event_without_id_is_named_by_its_place_in_the_log() -> None:
 
 
 def test_ticks_give_no_row_and_control_records_do() -> None:
-    records = [LogRecord(0, AT, b'{"type":"tick","member_id":null}'), LogRecord(1, AT, b'{"type":"campaign.withdrawn","data":{"campaign":"c"}}')]
+    records = [
+        LogRecord(0, AT, b'{"type":"tick","member_id":null}'),
+        LogRecord(1, AT, b'{"type":"campaign.withdrawn","data":{"campaign":"c"}}'),
+    ]
     batch = build("events", 0, records)
     assert batch.row_count == 1
     assert cells(batch, "events")["type"] == "campaign.withdrawn"
@@ -45,11 +48,32 @@ def test_a_receipt_is_an_event_and_a_receipt() -> None:
     batch = build("events", 0, [LogRecord(0, AT, event(type="delivery.sent", event_id="r1", data=data))])
     assert set(batch.columns) == {"events", "receipts"}
     row = cells(batch, "receipts")
-    assert (row["status"], row["campaign"], row["command_id"], row["attempt"], row["code"]) == ("sent", "c1", "k1", 2, "250")
+    assert (row["status"], row["campaign"], row["command_id"], row["attempt"], row["code"]) == (
+        "sent",
+        "c1",
+        "k1",
+        2,
+        "250",
+    )
 
 
 def test_a_command_leaves_address_and_profile_out() -> None:
-    send = SendMessage("k1", "m1", "c1", "v1", "i1", "s1", "email", "t1", "ann@shop.example", AT, AT, AT + 9, "e1", member={"name": "Ann"})
+    send = SendMessage(
+        "k1",
+        "m1",
+        "c1",
+        "v1",
+        "i1",
+        "s1",
+        "email",
+        "t1",
+        "ann@shop.example",
+        AT,
+        AT,
+        AT + 9,
+        "e1",
+        member={"name": "Ann"},
+    )
     cancel = CancelMessage("k1", "m1", "c1", "i1", "late", AT, AT)
     batch = build("commands", 0, [LogRecord(0, AT, encode_command(send)), LogRecord(1, AT, encode_command(cancel))])
     assert "ann" not in repr(batch.columns).lower()
@@ -78,7 +102,17 @@ HOSTILE = [True, [], {}, "nan", "1e999", "-inf", -1, 10**18, 1.5, "", "x" * 70_0
 @pytest.mark.parametrize("value", HOSTILE, ids=range(len(HOSTILE)))
 def test_a_hostile_attribute_still_fits_its_column(value: object) -> None:
     names = ("campaign", "attempt", "code", "reason", "provider", "template")
-    batch = build("events", 0, [LogRecord(0, 2**62, event(type="delivery.failed", occurred_at_ms=MAX_TIME_MS + 1, data=dict.fromkeys(names, value)))])
+    batch = build(
+        "events",
+        0,
+        [
+            LogRecord(
+                0,
+                2**62,
+                event(type="delivery.failed", occurred_at_ms=MAX_TIME_MS + 1, data=dict.fromkeys(names, value)),
+            )
+        ],
+    )
     for table, columns in batch.columns.items():
         for name, cell in zip(TABLES[table], (column[0] for column in columns), strict=True):
             if name.endswith("_at"):

@@ -9,11 +9,17 @@ from sinks.sandbox import MAX_OUTPUT, MAX_TEXT, RenderError, Sandbox
 
 VALUES = {
     "data": {
-        "a": "A", "n": 5, "list": list(range(100)), "long": "z" * 60_000, "items": [1, 2], "price": 1234.5, "none": None,
+        "a": "A",
+        "n": 5,
+        "list": list(range(100)),
+        "long": "z" * 60_000,
+        "items": [1, 2],
+        "price": 1234.5,
+        "none": None,
         "secret": "ivan@mail.example",
     },
     "member": {},
-}  # fmt: skip
+}
 
 
 def render(source: str, name: str = "x.txt.j2", **others: str) -> str:
@@ -100,7 +106,12 @@ def test_includes_that_double_end_at_the_budget() -> None:
 
 
 def test_errors_quote_no_value() -> None:
-    for source in ("{{ data.secret + 1 }}", "{{ data.secret|round }}", "{{ data.secret.x }}", "{{ data.secret|money }}"):
+    for source in (
+        "{{ data.secret + 1 }}",
+        "{{ data.secret|round }}",
+        "{{ data.secret.x }}",
+        "{{ data.secret|money }}",
+    ):
         with pytest.raises(RenderError) as caught:
             render(source)
         assert "ivan" not in str(caught.value)
@@ -120,9 +131,15 @@ def test_bounds_are_above_real_messages() -> None:
         ("{{ 1700000000000|date }}", "14.11.2023"),
         ("{{ data.a ~ data.n ~ '!' }}", "A5!"),
         ("{{ data.n * 2 - 1 }}", "9"),
-        ("{% for x in data.list if x > 97 %}{{ loop.index }}:{{ x }}{{ loop.cycle('a', 'b') }}{% endfor %}", "1:98a2:99b"),
+        (
+            "{% for x in data.list if x > 97 %}{{ loop.index }}:{{ x }}{{ loop.cycle('a', 'b') }}{% endfor %}",
+            "1:98a2:99b",
+        ),
         ("{% for k, v in {'x': 1}|items %}{{ k }}={{ v }}{% endfor %}", "x=1"),
-        ("{{ member.city|default('town') }} {{ member.a.b.c|default('deep') }} {{ data.none|default('null') }}", "town deep null"),
+        (
+            "{{ member.city|default('town') }} {{ member.a.b.c|default('deep') }} {{ data.none|default('null') }}",
+            "town deep null",
+        ),
         ("{% if member.x is defined %}yes{% else %}no{% endif %}", "no"),
         ("{{ data.list[3:5] }}", "[3, 4]"),
         ("{% with b = data.n %}{{ b }}{% endwith %}", "5"),
@@ -132,13 +149,17 @@ def test_what_authors_need_works(source: str, text: str) -> None:
     assert render(source) == text
 
 
-@pytest.mark.parametrize("source", ["{{ data.missing }}", "{{ data.none }}", "{% if member.x %}{% endif %}", "{{ nope }}"])
+@pytest.mark.parametrize(
+    "source", ["{{ data.missing }}", "{{ data.none }}", "{% if member.x %}{% endif %}", "{{ nope }}"]
+)
 def test_missing_and_null_are_errors_where_used(source: str) -> None:
     with pytest.raises(RenderError):
         render(source)
 
 
 def test_html_escapes_every_value() -> None:
-    sandbox = Sandbox(DictLoader({"x.html.j2": "{{ a }}{{ a ~ '<i>' }}{{ [a, '<']|join('<br>') }}{{ a|replace('x', '<') }}"}))
+    sandbox = Sandbox(
+        DictLoader({"x.html.j2": "{{ a }}{{ a ~ '<i>' }}{{ [a, '<']|join('<br>') }}{{ a|replace('x', '<') }}"})
+    )
     out = sandbox.render_bounded("x.html.j2", {"a": "<script>x"})
     assert "<" not in out

@@ -11,6 +11,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import clickhouse_connect
 import pytest
@@ -43,13 +44,20 @@ class Served:
         self.secret.write_text("not-for-analysts")
 
     def insert(self, first: int, end: int) -> None:
-        values = [encode_event(Event(type="a.b.c", occurred_at_ms=AT, event_id=f"e{n}", member_id="m")) for n in range(first, end)]
+        values = [
+            encode_event(Event(type="a.b.c", occurred_at_ms=AT, event_id=f"e{n}", member_id="m"))
+            for n in range(first, end)
+        ]
         records = [LogRecord(first + n, AT, value) for n, value in enumerate(values)]
         self.warehouse.insert("events", build("events", 0, records).columns["events"], f"{first}")
 
-    def ask(self, body: str = "", *, headers: dict[str, str] | None = None, **asked: str) -> tuple[int, str, dict[str, str]]:
+    def ask(
+        self, body: str = "", *, headers: dict[str, str] | None = None, **asked: str
+    ) -> tuple[int, str, dict[str, str]]:
         url = f"http://127.0.0.1:{self.server.port}/?{urllib.parse.urlencode(asked)}"
-        request = urllib.request.Request(url, body.encode() or None, {"X-ClickHouse-Key": PASSWORD} if headers is None else headers)
+        request = urllib.request.Request(
+            url, body.encode() or None, {"X-ClickHouse-Key": PASSWORD} if headers is None else headers
+        )
         try:
             with urllib.request.urlopen(request, timeout=30) as response:
                 return response.status, response.read().decode(), dict(response.headers)
@@ -79,20 +87,45 @@ def test_curl_works_with_basic_login_body_query_and_format(served: Served) -> No
     url = f"http://127.0.0.1:{served.server.port}/"
     for arguments in (
         ["-u", f"default:{PASSWORD}", url, "-d", "SELECT count() AS c FROM events FORMAT JSONEachRow"],
-        ["-u", f"default:{PASSWORD}", url + "?default_format=JSONEachRow", "--data-binary", "SELECT count() AS c FROM events"],
-        ["-H", f"X-ClickHouse-Key: {PASSWORD}", "-H", "X-ClickHouse-Format: JSONEachRow", url, "-d", "SELECT count() AS c FROM events"],
-        ["-G", url, "--data-urlencode", f"password={PASSWORD}", "--data-urlencode", "query=SELECT count() AS c FROM events FORMAT JSONEachRow"],
+        [
+            "-u",
+            f"default:{PASSWORD}",
+            url + "?default_format=JSONEachRow",
+            "--data-binary",
+            "SELECT count() AS c FROM events",
+        ],
+        [
+            "-H",
+            f"X-ClickHouse-Key: {PASSWORD}",
+            "-H",
+            "X-ClickHouse-Format: JSONEachRow",
+            url,
+            "-d",
+            "SELECT count() AS c FROM events",
+        ],
+        [
+            "-G",
+            url,
+            "--data-urlencode",
+            f"password={PASSWORD}",
+            "--data-urlencode",
+            "query=SELECT count() AS c FROM events FORMAT JSONEachRow",
+        ],
     ):
         found = subprocess.run([curl, "-sS", *arguments], capture_output=True, text=True, timeout=30, check=True).stdout
         assert json.loads(found) == {"c": 10}
 
 
 def test_the_http_client_of_clickhouse_connect_works(served: Served) -> None:
-    client = clickhouse_connect.get_client(host="127.0.0.1", port=served.server.port, username="default", password=PASSWORD, database="tidings")
+    client = clickhouse_connect.get_client(
+        host="127.0.0.1", port=served.server.port, username="default", password=PASSWORD, database="tidings"
+    )
     try:
         assert client.ping()
         assert client.query("SELECT event_id FROM events ORDER BY event_id LIMIT 2").result_rows == [("e0",), ("e1",)]
-        assert client.query("SELECT count() FROM events WHERE type = {t:String}", parameters={"t": "a.b.c"}).result_rows == [(10,)]
+        assert client.query(
+            "SELECT count() FROM events WHERE type = {t:String}", parameters={"t": "a.b.c"}
+        ).result_rows == [(10,)]
         assert client.query("SELECT 1 WHERE 0").result_rows == []
         assert client.query("SELECT number FROM numbers(70000)").row_count == 70_000
         assert ("events",) in client.query("SHOW TABLES").result_rows
@@ -121,7 +154,9 @@ def test_ping_needs_no_login_and_a_query_does(served: Served) -> None:
     with urllib.request.urlopen(url, timeout=10) as response:
         assert response.read() == b"Ok.\n"
     assert served.ask("SELECT 1", headers={})[0] == 401
-    status, body, headers = served.ask("SELECT 1", headers={"X-ClickHouse-User": "default", "X-ClickHouse-Key": "wrong"})
+    status, body, headers = served.ask(
+        "SELECT 1", headers={"X-ClickHouse-User": "default", "X-ClickHouse-Key": "wrong"}
+    )
     assert (status, headers["X-ClickHouse-Exception-Code"]) == (403, "516")
     assert body.startswith("Code: 516. DB::Exception: ")
     assert PASSWORD not in body
@@ -161,7 +196,9 @@ def test_a_taken_port_is_told_with_the_setting(served: Served) -> None:
 
 ALLOWED = [
     "SELECT * FROM campaign_funnel",
-    "SELECT * FROM tidings.events FINAL WHERE type IN ('a.b.c') ORDER BY event_id LIMIT 3 SETTINGS final = 1" .replace(" SETTINGS final = 1", ""),
+    "SELECT * FROM tidings.events FINAL WHERE type IN ('a.b.c') ORDER BY event_id LIMIT 3 SETTINGS final = 1".replace(
+        " SETTINGS final = 1", ""
+    ),
     "WITH x AS (SELECT member_id, count() AS n FROM events GROUP BY member_id) SELECT avg(n) FROM x",
     "SELECT e.type, d.reason FROM events AS e LEFT JOIN decisions AS d ON e.member_id = d.member_id",
     "SELECT sum(total) OVER (PARTITION BY type ORDER BY occurred_at) FROM events",
@@ -193,37 +230,63 @@ def test_a_question_is_answered(served: Served, query: str) -> None:
 
 REFUSED = [
     # writes and control
-    "INSERT INTO events (type) VALUES ('x')", "INSERT INTO FUNCTION file('{d}/out.csv') SELECT 1", "CREATE TABLE x (a Int8) ENGINE = Memory",
-    "CREATE TEMPORARY TABLE x (a Int8)", "CREATE VIEW v AS SELECT 1", "CREATE FUNCTION f AS (x) -> x", "CREATE USER u", "DROP TABLE events",
-    "ALTER TABLE events DELETE WHERE 1", "TRUNCATE TABLE events", "OPTIMIZE TABLE events FINAL", "RENAME TABLE events TO y", "GRANT SELECT ON *.* TO default",
-    "SYSTEM SHUTDOWN", "SYSTEM FLUSH LOGS", "KILL QUERY WHERE 1", "SET readonly = 0", "USE system", "ATTACH TABLE x FROM '{d}' (a Int8) ENGINE = File(TSV)",
-    "BACKUP TABLE events TO File('{d}/b')", "SELECT 1 SETTINGS readonly = 0", "SELECT 1 SETTINGS max_execution_time = 0", "SELECT 1; DROP TABLE events",
-    "SELECT 1 PARALLEL WITH SELECT 2", "DELETE FROM events WHERE 1", "CHECK TABLE events", "SHOW PROCESSLIST", "SHOW GRANTS",
-    "EXPLAIN INSERT INTO events SELECT * FROM events", "EXPLAIN CREATE TABLE x (a Int8) ENGINE = Memory", "EXPLAIN TABLE OVERRIDE mysql('a','b','c','d') PARTITION BY x",
+    "INSERT INTO events (type) VALUES ('x')", "INSERT INTO FUNCTION file('{d}/out.csv') SELECT 1",
+    "CREATE TABLE x (a Int8) ENGINE = Memory",
+    "CREATE TEMPORARY TABLE x (a Int8)", "CREATE VIEW v AS SELECT 1", "CREATE FUNCTION f AS (x) -> x",
+    "CREATE USER u", "DROP TABLE events",
+    "ALTER TABLE events DELETE WHERE 1", "TRUNCATE TABLE events", "OPTIMIZE TABLE events FINAL",
+    "RENAME TABLE events TO y", "GRANT SELECT ON *.* TO default",
+    "SYSTEM SHUTDOWN", "SYSTEM FLUSH LOGS", "KILL QUERY WHERE 1", "SET readonly = 0", "USE system",
+    "ATTACH TABLE x FROM '{d}' (a Int8) ENGINE = File(TSV)",
+    "BACKUP TABLE events TO File('{d}/b')", "SELECT 1 SETTINGS readonly = 0",
+    "SELECT 1 SETTINGS max_execution_time = 0", "SELECT 1; DROP TABLE events",
+    "SELECT 1 PARALLEL WITH SELECT 2", "DELETE FROM events WHERE 1", "CHECK TABLE events", "SHOW PROCESSLIST",
+    "SHOW GRANTS",
+    "EXPLAIN INSERT INTO events SELECT * FROM events", "EXPLAIN CREATE TABLE x (a Int8) ENGINE = Memory",
+    "EXPLAIN TABLE OVERRIDE mysql('a','b','c','d') PARTITION BY x",
     # files out
-    "SELECT 1 INTO OUTFILE '{d}/out.txt'", "SELECT 1 INTO OUTFILE '{d}/out.txt' APPEND FORMAT TSV", "SELECT 1 INTO/**/OUTFILE '{d}/out.txt'",
+    "SELECT 1 INTO OUTFILE '{d}/out.txt'", "SELECT 1 INTO OUTFILE '{d}/out.txt' APPEND FORMAT TSV",
+    "SELECT 1 INTO/**/OUTFILE '{d}/out.txt'",
     "SELECT 1 UNION ALL SELECT 2 INTO OUTFILE '{d}/out.txt' TRUNCATE", "EXPLAIN SELECT 1 INTO OUTFILE '{d}/out.txt'",
     # files in
-    "SELECT file('{d}/secret.txt')", "SELECT FILE('{d}/secret.txt')", "SELECT `file`('{d}/secret.txt')", "SELECT/**/file/**/('{d}/secret.txt')",
-    "SELECT file('{d}/secret.txt') AS `a\nb`", "SELECT file('{d}/secret.txt') AS `a\\nb`", "SELECT file('{d}/secret.txt') AS \"x (children 1)\"",
-    "WITH file('{d}/secret.txt') AS f SELECT f", "SELECT (SELECT file('{d}/secret.txt'))", "SELECT 1 WHERE file('{d}/secret.txt') != ''",
-    "SELECT arrayMap(x -> file(x), ['{d}/secret.txt'])", "SELECT arrayMap(file, ['{d}/secret.txt'])", "SELECT * APPLY file FROM (SELECT '{d}/secret.txt')",
-    "SELECT * APPLY(x -> file(x)) FROM (SELECT '{d}/secret.txt')", "SELECT COLUMNS('a') APPLY file FROM (SELECT '{d}/secret.txt' AS a)",
-    "SELECT * REPLACE(file('{d}/secret.txt') AS a) FROM (SELECT 1 AS a)", "SELECT count() FILTER (WHERE file('{d}/secret.txt') = '')",
-    "SELECT 1 ORDER BY file('{d}/secret.txt')", "SELECT sum(1) OVER (PARTITION BY file('{d}/secret.txt'))", "SELECT '{d}/secret.txt' AS p, file(p)",
-    "SELECT * FROM file('{d}/secret.txt', 'LineAsString')", "SELECT * FROM (SELECT * FROM file('{d}/secret.txt', 'LineAsString'))",
-    "SELECT 1 IN file('{d}/secret.txt', 'LineAsString')", "SELECT * FROM view(SELECT * FROM file('{d}/secret.txt', 'LineAsString'))",
-    "SELECT * FROM values('a String', file('{d}/secret.txt'))", "DESCRIBE file('{d}/secret.txt')", "DESCRIBE TABLE file('{d}/secret.txt', 'LineAsString')",
-    "SELECT * FROM `{d}/secret.txt`", "SELECT * FROM default.`{d}/secret.txt`", "SELECT * FROM filesystem('{d}')", "SELECT * FROM fileCluster('a', '{d}/secret.txt')",
-    "SELECT * FROM sqlite('{d}/x', 'y')", "SELECT * FROM icebergLocal('{d}')", "SELECT * FROM deltaLakeLocal('{d}')", "SELECT * FROM Python(x)", "SELECT * FROM python('x')",
+    "SELECT file('{d}/secret.txt')", "SELECT FILE('{d}/secret.txt')", "SELECT `file`('{d}/secret.txt')",
+    "SELECT/**/file/**/('{d}/secret.txt')",
+    "SELECT file('{d}/secret.txt') AS `a\nb`", "SELECT file('{d}/secret.txt') AS `a\\nb`",
+    "SELECT file('{d}/secret.txt') AS \"x (children 1)\"",
+    "WITH file('{d}/secret.txt') AS f SELECT f", "SELECT (SELECT file('{d}/secret.txt'))",
+    "SELECT 1 WHERE file('{d}/secret.txt') != ''",
+    "SELECT arrayMap(x -> file(x), ['{d}/secret.txt'])", "SELECT arrayMap(file, ['{d}/secret.txt'])",
+    "SELECT * APPLY file FROM (SELECT '{d}/secret.txt')",
+    "SELECT * APPLY(x -> file(x)) FROM (SELECT '{d}/secret.txt')",
+    "SELECT COLUMNS('a') APPLY file FROM (SELECT '{d}/secret.txt' AS a)",
+    "SELECT * REPLACE(file('{d}/secret.txt') AS a) FROM (SELECT 1 AS a)",
+    "SELECT count() FILTER (WHERE file('{d}/secret.txt') = '')",
+    "SELECT 1 ORDER BY file('{d}/secret.txt')", "SELECT sum(1) OVER (PARTITION BY file('{d}/secret.txt'))",
+    "SELECT '{d}/secret.txt' AS p, file(p)",
+    "SELECT * FROM file('{d}/secret.txt', 'LineAsString')",
+    "SELECT * FROM (SELECT * FROM file('{d}/secret.txt', 'LineAsString'))",
+    "SELECT 1 IN file('{d}/secret.txt', 'LineAsString')",
+    "SELECT * FROM view(SELECT * FROM file('{d}/secret.txt', 'LineAsString'))",
+    "SELECT * FROM values('a String', file('{d}/secret.txt'))", "DESCRIBE file('{d}/secret.txt')",
+    "DESCRIBE TABLE file('{d}/secret.txt', 'LineAsString')",
+    "SELECT * FROM `{d}/secret.txt`", "SELECT * FROM default.`{d}/secret.txt`", "SELECT * FROM filesystem('{d}')",
+    "SELECT * FROM fileCluster('a', '{d}/secret.txt')",
+    "SELECT * FROM sqlite('{d}/x', 'y')", "SELECT * FROM icebergLocal('{d}')",
+    "SELECT * FROM deltaLakeLocal('{d}')", "SELECT * FROM Python(x)", "SELECT * FROM python('x')",
     "EXPLAIN SELECT file('{d}/secret.txt')", "EXPLAIN QUERY TREE SELECT file('{d}/secret.txt')",
     # networks, processes, other tables
-    "SELECT * FROM url('http://127.0.0.1:1/', 'LineAsString')", "SELECT * FROM s3('http://127.0.0.1:1/a/b', 'TSV')", "SELECT * FROM remote('127.0.0.1', system.one)",
-    "SELECT * FROM remoteSecure('127.0.0.1', 'system.one')", "SELECT * FROM cluster('a', system.one)", "SELECT * FROM mysql('127.0.0.1:1', 'a', 'b', 'c', 'd')",
-    "SELECT * FROM executable('id', 'TSV', 'x String')", "SELECT * FROM loop(events)", "SELECT * FROM merge('system', '.*')", "SELECT * FROM dictionary('x')",
-    "SELECT * FROM eval('SELECT 1')", "SELECT * FROM viewIfPermitted(SELECT 1 ELSE null('a UInt8'))", "SELECT * FROM system.processes", "SELECT * FROM system.stack_trace",
-    "SELECT * FROM `system`.`disks`", "SELECT 1 IN system.processes", "SELECT 1 IN (system.processes)", "SELECT hasColumnInTable('127.0.0.1', 'a', 'b', 'c')",
-    "SELECT dictGet('a', 'b', 1)", "SELECT sleep(1)", "SELECT aiGenerate('x')", "SELECT addressToLine(1)", "SELECT joinGet('a', 'b', 1)", "SELECT * FROM {t:Identifier}",
+    "SELECT * FROM url('http://127.0.0.1:1/', 'LineAsString')", "SELECT * FROM s3('http://127.0.0.1:1/a/b', 'TSV')",
+    "SELECT * FROM remote('127.0.0.1', system.one)",
+    "SELECT * FROM remoteSecure('127.0.0.1', 'system.one')", "SELECT * FROM cluster('a', system.one)",
+    "SELECT * FROM mysql('127.0.0.1:1', 'a', 'b', 'c', 'd')",
+    "SELECT * FROM executable('id', 'TSV', 'x String')", "SELECT * FROM loop(events)",
+    "SELECT * FROM merge('system', '.*')", "SELECT * FROM dictionary('x')",
+    "SELECT * FROM eval('SELECT 1')", "SELECT * FROM viewIfPermitted(SELECT 1 ELSE null('a UInt8'))",
+    "SELECT * FROM system.processes", "SELECT * FROM system.stack_trace",
+    "SELECT * FROM `system`.`disks`", "SELECT 1 IN system.processes", "SELECT 1 IN (system.processes)",
+    "SELECT hasColumnInTable('127.0.0.1', 'a', 'b', 'c')",
+    "SELECT dictGet('a', 'b', 1)", "SELECT sleep(1)", "SELECT aiGenerate('x')", "SELECT addressToLine(1)",
+    "SELECT joinGet('a', 'b', 1)", "SELECT * FROM {t:Identifier}",
     "SELECT * FROM system.{t:Identifier}",
 ]  # fmt: skip
 
@@ -237,9 +300,22 @@ def test_what_is_no_question_is_refused(served: Served, query: str) -> None:
     assert served.reader.run("SELECT count() >= 10 FROM events").body == b"1\n"
 
 
-@pytest.mark.parametrize("name", ["readonly_", "allow_ddl", "dialect", "format_schema", "output_format_schema", "user_files_path", "nope", "max_threads'; DROP"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "readonly_",
+        "allow_ddl",
+        "dialect",
+        "format_schema",
+        "output_format_schema",
+        "user_files_path",
+        "nope",
+        "max_threads'; DROP",
+    ],
+)
 def test_a_setting_that_is_not_listed_is_refused(served: Served, name: str) -> None:
-    assert served.ask("SELECT 1", **{name: "1"})[0] != 200
+    asked: dict[str, Any] = {name: "1"}
+    assert served.ask("SELECT 1", **asked)[0] != 200
 
 
 def test_a_setting_is_a_value_not_sql(served: Served) -> None:
@@ -254,7 +330,9 @@ def test_the_system_database_cannot_become_the_default_one(served: Served) -> No
 def test_bounds_hold_and_can_only_be_lowered(served: Served) -> None:
     assert "TOO_MANY_ROWS" in served.ask("SELECT number FROM numbers(200000)", max_result_rows="0")[1]
     assert "TOO_MANY_ROWS" in served.ask("SELECT number FROM numbers(200)", max_result_rows="100")[1]
-    status, body, _ = served.ask("SELECT count() FROM numbers(1000000000000) WHERE sipHash64(number) = 1", max_execution_time="1")
+    status, body, _ = served.ask(
+        "SELECT count() FROM numbers(1000000000000) WHERE sipHash64(number) = 1", max_execution_time="1"
+    )
     assert (status, "TIMEOUT_EXCEEDED" in body) == (408, True)
 
 

@@ -48,7 +48,13 @@ def test_an_edit_is_live_and_a_broken_one_is_not_used(tmp_path: Path) -> None:
     templates = write(tmp_path, txt="one")
     assert templates.render("x", VALUES).text == "one"
     stamp = 1_000_000_000
-    for text, want in (("two!", "two!"), ("{{ broken", "two!"), ("", "two!"), ("{{ x() }}", "two!"), ("three", "three")):
+    for text, want in (
+        ("two!", "two!"),
+        ("{{ broken", "two!"),
+        ("", "two!"),
+        ("{{ x() }}", "two!"),
+        ("three", "three"),
+    ):
         (tmp_path / "x.txt.j2").write_text(text)
         stamp += 10
         os.utime(tmp_path / "x.txt.j2", (stamp, stamp))
@@ -67,11 +73,13 @@ def test_check_finds_every_fault_with_its_place(tmp_path: Path) -> None:
     templates = write(
         tmp_path,
         subject="{{ data.b }}",
-        txt="{{ data.a }}\nHi {{ data.c.d }} {{ data['e'] }}\n{{ foo }} {{ message.colour }}\n{{ member.city }}\n{{ f() }}"
-        "\n{% include 'nope.j2' %}",
+        txt="{{ data.a }}\nHi {{ data.c.d }} {{ data['e'] }}\n{{ foo }} {{ message.colour }}\n{{ member.city }}"
+        "\n{{ f() }}\n{% include 'nope.j2' %}",
         html="<p>{{ data.a",
     )
-    found = {(Path(f.path).name, f.line, f.column, f.code) for f in check_template("x", templates.files, frozenset("a"))}
+    found = {
+        (Path(f.path).name, f.line, f.column, f.code) for f in check_template("x", templates.files, frozenset("a"))
+    }
     assert found == {
         ("x.subject.j2", 1, 4, "unknown-data-name"),
         ("x.txt.j2", 2, 7, "unknown-data-name"),
@@ -121,11 +129,15 @@ def test_member_attributes_want_a_default(tmp_path: Path, txt: str, warned: bool
     assert bool(found) == warned
 
 
-@pytest.mark.parametrize(("name", "data"), [("browse_reminder", "product_id"), ("cart_reminder", "product_id"), ("thank_you", "order_id")])
+@pytest.mark.parametrize(
+    ("name", "data"), [("browse_reminder", "product_id"), ("cart_reminder", "product_id"), ("thank_you", "order_id")]
+)
 def test_the_demo_messages_are_clean_and_need_one_value(name: str, data: str) -> None:
     templates = Templates(DEMO)
     assert check_template(name, templates.files, frozenset({data})) == ()
-    rendered = templates.render(name, VALUES | {"data": {data: "X-17"}, "unsubscribe_url": "https://shop.example/u/token"})
+    rendered = templates.render(
+        name, VALUES | {"data": {data: "X-17"}, "unsubscribe_url": "https://shop.example/u/token"}
+    )
     assert "X-17" in rendered.text and rendered.html and "X-17" in rendered.html
     assert "https://shop.example/u/token" in rendered.text and "https://shop.example/u/token" in rendered.html
 

@@ -19,5 +19,10 @@ def test_post_takes_consent_back() -> None:
 
 
 def test_a_made_up_link_and_another_method_do_nothing() -> None:
-    assert answer("POST", TOKEN[:-3], [SECRET], 5).event is None and answer("POST", TOKEN[:-3], [SECRET], 5).status == 404
-    assert answer("DELETE", TOKEN, [SECRET], 5) == answer("DELETE", TOKEN, [SECRET], 6) and answer("DELETE", TOKEN, [SECRET], 5).status == 405
+    assert (
+        answer("POST", TOKEN[:-3], [SECRET], 5).event is None and answer("POST", TOKEN[:-3], [SECRET], 5).status == 404
+    )
+    assert (
+        answer("DELETE", TOKEN, [SECRET], 5) == answer("DELETE", TOKEN, [SECRET], 6)
+        and answer("DELETE", TOKEN, [SECRET], 5).status == 405
+    )

@@ -94,11 +94,16 @@ def create_topics(
 
 
 def describe(
-    settings: Settings, specs: Sequence[TopicSpec] = TOPICS, *, timeout_s: float = TIMEOUT_S
+    settings: Settings,
+    specs: Sequence[TopicSpec] = TOPICS,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    configuration: bool = True,
 ) -> list[TopicState]:
     """Return each declared topic as it is, in the order of `specs`; one that does not exist has 0 partitions.
 
-    On the memory broker a topic that does not exist is made by the question, with 4 partitions.
+    On the memory broker a topic that does not exist is made by the question, with 4 partitions. Without
+    `configuration` less is asked: a worker's user may not be allowed to read it.
 
     Raises:
         OperatorError: no answer.
@@ -113,7 +118,7 @@ def describe(
         replicas = min((len(p.replicas) for p in partitions.values()), default=0)
         states.append(TopicState(spec.name, len(partitions), replicas))
     existing = [state.name for state in states if state.partitions]
-    if memory or not existing:
+    if memory or not existing or not configuration:
         return states
     configs = _configs(admin, settings, existing, timeout_s)
     return [TopicState(s.name, s.partitions, s.replication, configs.get(s.name, {})) for s in states]

@@ -18,7 +18,9 @@ def _open() -> Warehouse:
     warehouse = Warehouse(target)
     try:
         warehouse.client()
-    except Exception as error:  # the driver's errors share no public root; all of them mean that the server is out of reach
+    except (
+        Exception
+    ) as error:  # the driver's errors share no public root; all of them mean that the server is out of reach
         warehouse.close()
         raise OperatorError(
             f"TIDINGS_CLICKHOUSE: no connection to the database (got {target.url}: {type(error).__name__});"
@@ -54,7 +56,8 @@ def migrate() -> None:
         total = len(load())
         with console.status("migrating …"):
             done = apply(
-                warehouse.client(), on_applied=lambda m: console.print(f"{m.number}/{total} {m.file}: {len(m.statements)} statements")
+                warehouse.client(),
+                on_applied=lambda m: console.print(f"{m.number}/{total} {m.file}: {len(m.statements)} statements"),
             )
     finally:
         warehouse.close()

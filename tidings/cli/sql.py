@@ -1,4 +1,4 @@
-"""`sql`: ask ClickHouse, wherever it runs: the server of the settings, or the process that owns chDB, or chDB itself when it is idle."""
+"""`sql`: ask the ClickHouse server of the settings, or the process that owns chDB, or chDB itself when nobody owns it."""
 
 import http.client
 import json
@@ -25,7 +25,9 @@ NUMBERS = {"output_format_json_quote_64bit_integers": "0"}
 @click.argument("query")
 @output_option
 def sql(query: str, output: str) -> None:
-    """Ask ClickHouse and print the answer. A FORMAT clause in QUERY wins over --output; QUERY may be - for standard input.
+    """Ask ClickHouse and print the answer.
+
+    A FORMAT clause in QUERY wins over --output; QUERY may be - for standard input.
 
     \b
     Examples:
@@ -47,7 +49,16 @@ def _ask(settings: Settings, query: str, wanted: str) -> tuple[bytes, str]:
     if settings.clickhouse != "chdb":
         parts = urlsplit(settings.clickhouse)
         port = parts.port or (8443 if parts.scheme == "https" else 8123)
-        return _post(parts.scheme, parts.hostname or "", port, settings, settings.clickhouse_user, settings.clickhouse_password, query, wanted)
+        return _post(
+            parts.scheme,
+            parts.hostname or "",
+            port,
+            settings,
+            settings.clickhouse_user,
+            settings.clickhouse_password,
+            query,
+            wanted,
+        )
     address = read_address(address_file(settings))
     if address is not None:
         password = settings.sql_password or address.password
@@ -77,8 +88,8 @@ def _post(
         body = response.read()
     except (OSError, http.client.HTTPException) as error:
         raise OperatorError(
-            f"sql: nothing answers at {scheme}://{host}:{port} (got {type(error).__name__}); start 'up' or a worker with role sink,"
-            " or set TIDINGS_CLICKHOUSE to your server",
+            f"sql: nothing answers at {scheme}://{host}:{port} (got {type(error).__name__}); start 'up' or a worker"
+            " with role sink, or set TIDINGS_CLICKHOUSE to your server",
             exit_code=3,
         ) from None
     finally:

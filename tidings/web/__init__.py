@@ -1,0 +1,1 @@
+"""Web endpoints for operators: the same guard, probes and metrics for every role; members and campaigns on engines."""
