@@ -73,7 +73,8 @@ class Lease:
 
     def __init__(self, seconds: float, clock: Callable[[], float] | None = None) -> None:
         self._seconds = seconds
-        self._clock = clock or (lambda: time.clock_gettime(time.CLOCK_BOOTTIME))
+        kind = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # only Linux counts suspended time apart
+        self._clock = clock or (lambda: time.clock_gettime(kind))
         self.renew()
 
     def renew(self) -> None:

@@ -15,15 +15,12 @@ What a crash does:
     after 3         nothing to do
 
 Commit 1 is refused when the partition has gone to another member, so a sleeper that wakes up inserts nothing, or a
-block
-whose token the new owner uses too. The nonce tells runs apart: after a topic was made anew its offsets start again at
-0, and without
-it the new range 0-99 would be dropped as a repeat of the old one. Behind all this, tables keep one row per
-deterministic id.
+block whose token the new owner uses too. The nonce tells runs apart: after a topic was made anew its offsets start
+again at 0, and without it the new range 0-99 would be dropped as a repeat of the old one. Behind all this, tables
+keep one row per deterministic id.
 
 While ClickHouse is away nothing is fetched (partitions are paused), the member stays in its group, and the range in
-hand is
-tried again with growing pauses. Memory holds at most one cycle (`Limits`) and the client's fetch queue.
+hand is tried again with growing pauses. Memory holds at most one cycle (`Limits`) and the client's fetch queue.
 """
 
 import secrets
@@ -287,9 +284,8 @@ class RecordSink:
 
     def _fetch(self) -> None:
         # Announced ranges that are still being read do not count: several of them, from several predecessors, may be
-        # more
-        # than one cycle, and would leave no room for their own ends. Each was one cycle's share, which bounds their
-        # sum.
+        # more than one cycle, and would leave no room for their own ends. Each was one cycle's share, which bounds
+        # their sum.
         ready = self._ready()
         rows = self._limits.rows - sum(len(lane.records) for lane in ready)
         # By the size of the last fetch's records: 5,000 large ones would be gigabytes.
@@ -465,7 +461,7 @@ def run_sink(
     on_sink: Callable[[RecordSink], None] | None = None,
     **options: Any,
 ) -> Counters:
-    """Run one sink until `stop` is set. `on_sink` gets the sink before it starts: its `counters` may be read at any time."""
+    """Run one sink until `stop` is set; `on_sink` gets it before it starts, to read its `counters` at any time."""
     sink = RecordSink(config, warehouse, limits=limits, **options)
     if on_sink:
         on_sink(sink)

@@ -305,6 +305,8 @@ class Delivery:
         self._parts = {number: _Partition(number) for number in numbers}
         for part in self._parts.values():
             self._start(self._prepare(part))
+        if not numbers:
+            self.ready.set()  # more workers than partitions: a spare one is ready, too
 
     async def _prepare(self, part: _Partition) -> None:
         """Learn what was sent before anything is: read SENT_TOPIC to its end, then start to read commands."""

@@ -20,6 +20,7 @@ log = structlog.get_logger("agents.send")
 SESSION_TIMEOUT_MS = 45_000  # Kafka's default since 3.0
 REQUEST_TIMEOUT_S = 10.0
 DELIVERY_TIMEOUT_MS = 30_000  # below the session: what was not written by then is written again only if we still own it
+_CONSUMER_ONLY = ("session.", "heartbeat.", "group.", "fetch.", "max.poll.", "auto.", "queued.")
 
 
 class Outbox:
@@ -31,7 +32,7 @@ class Outbox:
                 "linger.ms": 2,
                 "compression.type": "lz4",
                 "partitioner": "murmur2_random",  # as Java and Faust: equal members, equal partitions
-                **kafka,
+                **{name: value for name, value in kafka.items() if not name.startswith(_CONSUMER_ONLY)},
                 "enable.idempotence": True,
                 "acks": "all",
                 "delivery.timeout.ms": DELIVERY_TIMEOUT_MS,

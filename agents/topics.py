@@ -7,6 +7,8 @@ checks.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from agents.delivery_state import SENT_TOPIC, SENT_TOPIC_CONFIG
+
 APP_ID = "tidings-engine"
 TABLE = "members"
 EVENTS = "events"
@@ -58,6 +60,8 @@ TOPICS: tuple[TopicSpec, ...] = (
         "original bytes; place and reason in headers",
         _kept(30, "CreateTime", LARGE_MESSAGE_BYTES_MAX),
     ),
+    # The delivery role's memory of what left: same partition count as `commands`, read back by command id.
+    TopicSpec(SENT_TOPIC, "command_id", "delivery step, msgpack", SENT_TOPIC_CONFIG),
     TopicSpec(
         CHANGELOG,
         "member or meta key",

@@ -114,6 +114,8 @@ def decode_event(value: bytes | None) -> Event:
         occurred = read_instant("occurred_at", occurred)
     if type(member) is not str:
         member = text_id("member_id", member)
+    elif member[:1] == "\x00":  # the first byte of our own keys in the store
+        raise DecodeError("bad-id", "member_id: begins with a zero character; send the member's own id")
     if type(event_id) is not str:
         event_id = text_id("event_id", event_id)
     if anonymous is not None:

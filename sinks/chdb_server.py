@@ -1,8 +1,7 @@
 """Read-only queries on the chDB of this process, judged before they run, with bounds on time, memory and result.
 
 Each query gets a connection of its own to the one engine of the process (about 2 ms): its settings and its `readonly`
-die with
-it, and it runs beside the sink's inserts, which chDB isolates like a server does.
+die with it, and it runs beside the sink's inserts, which chDB isolates like a server does.
 """
 
 import re

@@ -1,11 +1,10 @@
 """Judges a query by ClickHouse's own reading of it, before it runs. Pure.
 
-`readonly = 1` does not refuse everything that leaves a database: in chDB the function `file('/etc/…')` reads any file, and INTO OUTFILE
-writes one. So the server has ClickHouse parse the text twice: `formatQuerySingleLine` proves that it is one statement
-and
-gives its canonical spelling; EXPLAIN AST of that spelling, which runs nothing, names every statement kind, table,
-function and
-table function in it. What is not known to be harmless is refused, and what runs is the spelling that was judged.
+`readonly = 1` does not refuse everything that leaves a database: in chDB the function `file('/etc/…')` reads any file,
+and INTO OUTFILE writes one. So the server has ClickHouse parse the text twice. `formatQuerySingleLine` proves that it
+is one statement and gives its canonical spelling. EXPLAIN AST of that spelling, which runs nothing, names every
+statement kind, table, function and table function in it. What is not known to be harmless is refused, and what runs is
+the spelling that was judged.
 """
 
 import re
@@ -18,8 +17,8 @@ READONLY, ACCESS_DENIED = 164, 497
 STATEMENTS = frozenset(
     {
         "SelectWithUnionQuery", "SelectIntersectExceptQuery", "ShowTables", "ShowColumns", "ShowIndexes",
-        "ShowFunctions",
-        "ShowEngineQuery", "ShowCreateTableQuery", "ShowCreateViewQuery", "ShowCreateDatabaseQuery", "DescribeQuery",
+        "ShowFunctions", "ShowEngineQuery",
+        "ShowCreateTableQuery", "ShowCreateViewQuery", "ShowCreateDatabaseQuery", "DescribeQuery",
         "ExistsTableQuery", "ExistsViewQuery", "ExistsDatabaseQuery",
     }
 )  # fmt: skip
@@ -46,7 +45,8 @@ REFUSED_CATEGORIES = frozenset({"AI", "Dictionary", "Embedded Dictionary", "Intr
 # `hasColumnInTable` connects to a host, `sleep*` and `throwIf`-like helpers are no analysis, `joinGet` names a table
 # in a text.
 REFUSED_FUNCTIONS = frozenset(
-    {"file", "hascolumnintable", "sleep", "sleepeachrow", "joinget", "joingetornull", "catboostevaluate", "evalmlmethod",
+    {"file", "hascolumnintable", "sleep", "sleepeachrow", "joinget", "joingetornull", "catboostevaluate",
+     "evalmlmethod",
      "getclienthttpheader", "showcertificate", "structuretocapnprotoschema", "structuretoprotobufschema"}
 )  # fmt: skip
 # What clients read to list tables, columns, types and settings. Processes, users, disks and traces are not among them.
@@ -86,8 +86,7 @@ def refused_names(functions: Iterable[tuple[str, str]], table_functions: Iterabl
     """Collect refused names from system.functions (name, categories) and system.table_functions.
 
     A table function may stand on the right of IN, where the tree shows it as any function; so its name is refused
-    everywhere,
-    unless an ordinary harmless function has the same name (`format`).
+    everywhere, unless an ordinary harmless function has the same name (`format`).
     """
     listed = [(name.lower(), {part.strip() for part in categories.split(",")}) for name, categories in functions]
     harmless = {name for name, categories in listed if not categories & REFUSED_CATEGORIES} - REFUSED_FUNCTIONS

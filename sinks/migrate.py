@@ -1,10 +1,8 @@
 """Numbered SQL files, applied once each, in order, on chDB and on a server alike.
 
 A file that was applied is history: `schema_migrations` keeps its checksum and a changed one is refused. ClickHouse has
-no
-transactional DDL: a crash inside a file leaves part of it done, so each statement must bear repetition (IF NOT EXISTS,
-OR
-REPLACE), and the file is recorded after its last statement.
+no transactional DDL: a crash inside a file leaves part of it done, so each statement must bear repetition (IF NOT
+EXISTS, OR REPLACE), and the file is recorded after its last statement.
 """
 
 import hashlib
@@ -51,7 +49,10 @@ class Migration(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True):
-    """A migration as files and database see it; `state`: `applied`, `pending`, `changed` or `unknown` (a newer build's)."""
+    """A migration as files and database see it.
+
+    `state`: `applied`, `pending`, `changed` or `unknown` (a newer build's).
+    """
 
     number: int
     name: str
@@ -128,7 +129,8 @@ def migrate(
             client.command(statement)
         # A crash before this line repeats the file at the next start, which its statements bear.
         client.command(
-            "INSERT INTO schema_migrations (number, name, checksum) SELECT {number:UInt32}, {name:String}, {checksum:String}",
+            "INSERT INTO schema_migrations (number, name, checksum)"
+            " SELECT {number:UInt32}, {name:String}, {checksum:String}",
             parameters={"number": migration.number, "name": migration.name, "checksum": migration.checksum},
         )
         if on_applied:

@@ -1,4 +1,18 @@
-"""Cases files: what must come of a campaign, said in events with times. Text to values; `streams/case_runs.py` runs them.
+"""Cases files: what must come of a campaign, said in events with times. `streams/case_runs.py` runs them.
+
+    - name: an order within two hours
+      profile: {city: Omsk}                # of member m1; everyone has an address and consent for every channel
+      events:
+        - {at: 10:00, type: catalog.product.viewed, id: v1, product_id: p1}
+        - {at: +90m, type: order.created, id: o1, items: [{product_id: p1}]}
+      until: 13:00                         # the clock reads this at the end; without it, the last event's time
+      expect: []                           # every message, and no other: {fires: 12:00, anchor: v1, data: {…}}
+      not:
+        - {anchor: v1, because: cancelled, by: o1}
+
+`fires` is the end of the window for an absence, else the time of the event that completed the match. A window that ends
+at 12:00 is judged once the clock reads 12:00:05 (the campaign's lateness). `appended_at` is when an event was read, if
+that was later: `+3h` counts from its own `at`. An event's id is `e1`, `e2` … by its place unless it says one.
 
 Pure: takes text, opens nothing. All findings at once, in their places.
 """
@@ -277,7 +291,9 @@ class _Reader:
     def _event_id(self, keys: Keys, key: str) -> str | None:
         text = keys.text(key)
         ids = [event.id for event in self.events]
-        if text is not None and text not in ids and "/" not in text:  # a date's anchor is a label such as every/2026-03-02
+        if (
+            text is not None and text not in ids and "/" not in text
+        ):  # a date's anchor is a label such as every/2026-03-02
             near = nearest(text, ids)
             hint = f"did you mean '{near}'?" if near else f"the ids are {', '.join(ids) or 'none'}"
             keys.add("unknown-id", key, f"no event of this case has the id '{text[:40]}'", hint)

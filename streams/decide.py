@@ -72,17 +72,7 @@ def conclude(match: Match, state: PlanState) -> Verdict:
     record_firing(campaign, state, instance.key, at.clock_ms)
     if _fired_before(state, match.instance_id):
         return Verdict(describe(match, "suppressed", "duplicate"))
-    firing = Firing(
-        campaign=match.plan.id,
-        member_id=match.member.member_id,
-        anchor=instance.anchor,
-        correlation=instance.correlation,
-        due=match.due,
-        completed_by=match.completed_by,
-        fired_at=at.clock_ms,
-        instance_id=match.instance_id,
-        command_id=match.command_id,
-    )
+    firing = _firing(match)
     send = campaign.send
     if send is None:
         return Verdict(describe(match, "eligible", "no_send"), firing)
@@ -90,6 +80,28 @@ def conclude(match: Match, state: PlanState) -> Verdict:
     if reason is not None:
         return Verdict(describe(match, "suppressed", reason, inputs), firing)
     return Verdict(describe(match, "eligible", "sent_to_delivery"), firing, _message(match, send))
+
+
+def conclude_firing(match: Match, state: PlanState) -> Firing | None:
+    """Judge a completed match as `conclude` does, for callers that want the firing and nothing said beside it."""
+    if _refusal(match, state) is not None:
+        return None
+    record_firing(match.plan.campaign, state, match.instance.key, match.at.clock_ms)
+    return None if _fired_before(state, match.instance_id) else _firing(match)
+
+
+def _firing(match: Match) -> Firing:
+    return Firing(
+        match.plan.id,
+        match.member.member_id,
+        match.instance.anchor,
+        match.instance.correlation,
+        match.due,
+        match.completed_by,
+        match.at.clock_ms,
+        match.instance_id,
+        match.command_id,
+    )
 
 
 def _message(match: Match, send: Send) -> SendMessage:
@@ -149,7 +161,8 @@ def _fired_before(state: PlanState, named: str) -> bool:
     if digest in state.fired_ids:
         return True
     state.fired_ids.append(digest)
-    del state.fired_ids[:-FIRED_IDS_MAX]
+    if len(state.fired_ids) > FIRED_IDS_MAX:
+        del state.fired_ids[0]
     return False
 
 

@@ -5,7 +5,7 @@ result. Members live in an overlay that runs ahead of the store; the caller make
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Any
 
@@ -19,9 +19,9 @@ from schemas.events import CONTROL_TYPES, TICK, Event, Record
 from schemas.ids import event_id_at
 from schemas.records import DeadLetter
 from streams.attribution import CONVERSION_TYPES, TOUCH_TYPES, credit, forget_stale_touches, record_touch
-from streams.decide import Match, Place, conclude, describe
+from streams.decide import Match, Place, conclude, conclude_firing, describe
 from streams.epoch import Epoch
-from streams.history import fold_profile, remember
+from streams.history import FOLDED_TYPES, fold_profile, remember
 from streams.late import meets_firing, note_firing
 from streams.patterns.match import (
     CANCELLED,
@@ -38,6 +38,7 @@ from streams.patterns.match import (
 )
 from streams.patterns.plan import MAX_AGE_MS, Plan
 from streams.registry import META_CLOCK, Registry
+from streams.routes import Route
 from streams.schedule import arm_dates, fire_date, next_wake
 from streams.views import view_of
 from tables.codec import decode_member, encode_member
@@ -46,6 +47,7 @@ from tables.store import StateStore
 
 HINTS_PAGE = 65_536
 META_FORMAT = 1
+_SILENT = frozenset((CANCELLED, KILLED, EXPIRED, REPLACED))
 _COUNT_OF = {kind: f"instances.{kind}" for kind in (COMPLETED, CANCELLED, KILLED, EXPIRED, EVICTED, REPLACED)}
 
 Observer = Callable[[str, Plan, Member, Instance, int, str | None], None]
@@ -65,6 +67,7 @@ class PartitionEngine:
         campaigns: plans to run whatever the log says (replay); None: those published on the log.
         member_cache: how many decoded members may stay in memory between epochs.
         durable: False when nobody will write the epochs (replay): members then stay in memory and are not encoded.
+        decisions: False when only firings are wanted: no decisions, commands and notes.
         observer: told of every instance that ends: (kind, plan, member, instance, offset, event id that did it).
     """
 
@@ -77,6 +80,7 @@ class PartitionEngine:
         campaigns: Sequence[Plan] | None = None,
         member_cache: int = 100_000,
         durable: bool = True,
+        decisions: bool = True,
         observer: Observer | None = None,
     ) -> None:
         self.partition = partition
@@ -84,6 +88,7 @@ class PartitionEngine:
         self.applied_offset = -1
         self.clock_ms = 0
         self._durable = durable
+        self._decisions = decisions
         self._observer = observer
         self._store = store
         self._member_cache = member_cache
@@ -97,6 +102,7 @@ class PartitionEngine:
         self._out: Epoch
         self._changed: dict[str, Member] = {}
         self._counts: Counter[str] = Counter()
+        self._event_count = 0
         self._fired: list[Member] = []
         meta = store.meta()
         self.registry = Registry(meta, campaigns)
@@ -123,20 +129,26 @@ class PartitionEngine:
         )
         self._changed = {}
         self._counts = Counter()
-        decoded: Sequence[Event | None] = events if events is not None else (None,) * len(records)
-        pairs = [
-            (record, self._read(record, event))
-            for record, event in zip(records, decoded, strict=True)
-            if record.offset > self.applied_offset
-        ]
-        self._load({event.member_id for _, event in pairs if event is not None and event.member_id})
-        for record, event in pairs:
+        self._event_count = 0
+        if events is None:
+            events = [self._read(record) for record in records]
+        members, heap = self._members, self._heap
+        self._load([event.member_id for event in events if event is not None and event.member_id not in members])
+        for record, event in zip(records, events, strict=True):
+            if record.offset <= self.applied_offset:
+                continue
             if record.append_ms > self.clock_ms:
                 self.clock_ms = record.append_ms
-            if self._heap and self._heap[0][0] <= self.clock_ms:
+            if heap and heap[0][0] <= self.clock_ms:
                 self._fire_due(record)
-            if event is not None:
-                self._apply(record, event)
+            if event is None:
+                self._read(record)  # a line of a recorded log that is no event: refused here, at its place
+            elif event.member_id is not None:
+                self._apply(record, event, members[event.member_id])
+            elif event.type in CONTROL_TYPES:
+                self._control(record, event)
+            elif event.type != TICK:
+                self._counts["events.anonymous"] += 1
             if self._fired:  # only now: a member's timers and its own event may share a record
                 for member in self._fired:
                     member.applied = record.offset
@@ -167,22 +179,21 @@ class PartitionEngine:
         out.meta.update(self.registry.take_changes())
         out.meta[META_CLOCK] = _pack([META_FORMAT, self.applied_offset, self.clock_ms])
         out.last_offset, out.clock_ms, out.next_fire_ms = self.applied_offset, self.clock_ms, self.next_fire_ms
+        if self._event_count:
+            self._counts["events"] = self._event_count
         out.counters = dict(self._counts)
         self._epochs[out.last_offset] = self._epoch_number
         return out
 
-    def _read(self, record: Record, event: Event | None) -> Event | None:
+    def _read(self, record: Record) -> Event | None:
+        """Decode one record; what is no event becomes a dead letter and None."""
+        if record.offset <= self.applied_offset:
+            return None
         try:
-            if event is None:
-                event = decode_event(record.value)
-            if event.member_id is not None and (not event.member_id or event.member_id[0] == "\x00"):
-                raise DecodeError("bad-id", "member_id: must be text that does not begin with a zero character")
+            return decode_event(record.value)
         except DecodeError as error:
             self._refuse(record, error.reason, error.message)
             return None
-        if event.event_id is None:
-            event.event_id = event_id_at(self.topic, self.partition, record.offset)
-        return event
 
     def _refuse(self, record: Record, reason: str, message: str) -> None:
         self._out.dead_letters.append(
@@ -193,9 +204,13 @@ class PartitionEngine:
 
     # ------------------------------------------------------------ members
 
-    def _load(self, member_ids: set[str]) -> None:
-        missing = sorted(m for m in member_ids if m not in self._members)
+    def _load(self, member_ids: Iterable[str | None]) -> None:
+        """Bring members into memory that are not there."""
+        missing = sorted({m for m in member_ids if m is not None})
         if not missing:
+            return
+        if not self._durable:  # nothing is ever written, so nothing can be found
+            self._members.update((member_id, Member(member_id)) for member_id in missing)
             return
         for member_id, raw in zip(missing, self._store.get_many([m.encode() for m in missing]), strict=True):
             self._members[member_id] = decode_member(member_id, raw) if raw is not None else Member(member_id)
@@ -216,50 +231,45 @@ class PartitionEngine:
 
     # ------------------------------------------------------------ applying a record
 
-    def _apply(self, record: Record, event: Event) -> None:
-        if event.member_id is None:
-            if event.type in CONTROL_TYPES:
-                self._control(record, event)
-            elif event.type != TICK:
-                self._counts["events.anonymous"] += 1
+    def _apply(self, record: Record, event: Event, member: Member) -> None:
+        offset, append_ms, type_ = record.offset, record.append_ms, event.type
+        if offset <= member.applied:
             return
-        member = self._members[event.member_id]
-        if record.offset <= member.applied:
-            return
-        self._counts["events"] += 1
-        event_id = event.event_id or ""
+        self._event_count += 1
+        event_id = event.event_id or event_id_at(self.topic, self.partition, offset)
         digest = _digest(event_id.encode())
-        if digest in member.recent:
+        recent = member.recent
+        if digest in recent:
             self._counts["events.duplicate"] += 1
             return
-        member.recent.append(digest)
-        if len(member.recent) > RECENT_IDS_MAX:
-            del member.recent[0]
-        member.applied = record.offset
-        self._changed[member.member_id] = member
-        e = min(event.occurred_at_ms, record.append_ms)
-        too_old = e < record.append_ms - MAX_AGE_MS
+        recent.append(digest)
+        if len(recent) > RECENT_IDS_MAX:
+            del recent[0]
+        member.applied = offset
+        if self._durable:
+            self._changed[member.member_id] = member
+        e = event.occurred_at_ms if event.occurred_at_ms < append_ms else append_ms
+        too_old = e < append_ms - MAX_AGE_MS
         if too_old:
             self._counts["events.too_old"] += 1
-        changed = fold_profile(member, event)
+        changed = type_ in FOLDED_TYPES and fold_profile(member, event)
         if self.registry.dated:
             self._arm_dates(member, changed)
-        if event.type in TOUCH_TYPES:
+        if type_ in TOUCH_TYPES:
             record_touch(member, event, e)
-        elif event.type in CONVERSION_TYPES:
-            self._attribute(member, event, e, record)
-        moment = Moment(event_id, event.type, e, record.offset, event.data, member.profile, self.clock_ms, too_old)
-        self._match(member, moment, record)
+        elif type_ in CONVERSION_TYPES and member.touches:
+            self._attribute(member, event, event_id, e, record)
+        route = self.registry.routes.get(type_)
+        if route is not None:
+            moment = Moment(event_id, type_, e, offset, event.data, member.profile, self.clock_ms, too_old)
+            self._match(route, member, moment, record)
 
     def _arm_dates(self, member: Member, profile_changed: bool) -> None:
         if profile_changed or not any(state.armed for state in member.plans.values()):
             arm_dates(self.registry.dated, member, self.clock_ms)
             self._schedule(member, next_wake(member, self.registry.plan_of, self.registry.live))
 
-    def _match(self, member: Member, moment: Moment, record: Record) -> None:
-        route = self.registry.routes.get(moment.type)
-        if route is None:
-            return
+    def _match(self, route: Route, member: Member, moment: Moment, record: Record) -> None:
         if not moment.too_old:
             for series in route.series:
                 if remember(member, series, moment):
@@ -271,8 +281,8 @@ class PartitionEngine:
             return
         concerned = {plan.id: True for plan in starts}
         for plan_id, state in member.plans.items():
-            if (state.instances or state.late) and plan_id not in concerned:
-                concerned[plan_id] = False
+            if plan_id in route.mentions and (state.instances or state.late):
+                concerned.setdefault(plan_id, False)
         for plan_id in sorted(concerned) if len(concerned) > 1 else concerned:
             live = self.registry.live.get(plan_id) or self.registry.newest(plan_id)
             if live is None:
@@ -289,7 +299,7 @@ class PartitionEngine:
         out: list[Outcome] = []
         advanced: dict[Any, bool] = {}
         try:
-            if state.late and not moment.too_old:
+            if state.late and moment.type in plan.last_absent_types and not moment.too_old:
                 self._late(plan, state, member, moment, record)
             if state.instances:
                 advanced = advance_instances(plan, self.registry.plan_of, state, member, moment, out)
@@ -330,11 +340,13 @@ class PartitionEngine:
         """Say what came of instances that ended: firings, decisions, commands, counts."""
         for kind, plan, state, instance, due, by in out:
             self._counts[_COUNT_OF[kind]] += 1
-            if kind == COMPLETED:
+            if kind in _SILENT:
+                pass
+            elif kind == COMPLETED:
                 self._complete(
                     Match(plan, member, instance, self._place(record), due, by if due is None else None), state
                 )
-            elif kind == EVICTED:
+            elif self._decisions:  # evicted
                 owner = next((name for name, s in member.plans.items() if s is state), plan.id)
                 evicted = self.registry.plan_of(owner, instance.version) or plan
                 match = Match(evicted, member, instance, self._place(record))
@@ -346,6 +358,11 @@ class PartitionEngine:
         return Place(self.partition, record.offset, record.append_ms, self.clock_ms)
 
     def _complete(self, match: Match, state: PlanState) -> None:
+        if not self._decisions:
+            fired = conclude_firing(match, state)
+            if fired is not None:
+                self._out.firings.append(fired)
+            return
         verdict = conclude(match, state)
         self._out.decisions.append(verdict.decision)
         self._counts[f"decisions.{verdict.decision.outcome}.{verdict.decision.reason}"] += 1
@@ -380,9 +397,9 @@ class PartitionEngine:
         self._counts["campaigns.failed"] += 1
         self._refuse(record, "campaign-failed", f"campaign {plan.id!r}: {type(error).__name__} while matching")
 
-    def _attribute(self, member: Member, event: Event, e: int, record: Record) -> None:
+    def _attribute(self, member: Member, event: Event, event_id: str, e: int, record: Record) -> None:
         forget_stale_touches(member, self.clock_ms, MAX_AGE_MS)
-        credited = credit(member, event, event.event_id or "", e, record.append_ms)
+        credited = credit(member, event, event_id, e, record.append_ms)
         if credited is not None:
             self._out.attributions.append(credited)
 
@@ -390,24 +407,25 @@ class PartitionEngine:
 
     def _fire_due(self, record: Record) -> None:
         """Fire every timer with due + lateness <= clock, in the order (due, member, campaign, start)."""
-        due_ids: set[str] = set()
-        while self._heap and self._heap[0][0] <= self.clock_ms:
-            due_ids.add(heappop(self._heap)[1])
-            if not self._heap and self._more_hints:
+        heap, clock_ms, members = self._heap, self.clock_ms, self._members
+        due_ids: dict[str, None] = {}
+        while heap and heap[0][0] <= clock_ms:
+            due_ids[heappop(heap)[1]] = None
+            if not heap and self._more_hints:
                 self._read_hints()
-        self._load(due_ids)
+        self._load([member_id for member_id in due_ids if member_id not in members])
         queue: list[tuple[Any, ...]] = []
         for member_id in due_ids:
-            member = self._members[member_id]
+            member = members[member_id]
             member.scheduled = None
-            if record.offset <= member.applied:
-                continue  # an interrupted epoch had already brought this member past this record
-            for plan_id, state in member.plans.items():
-                self._queue_timers(queue, member, plan_id, state)
+            if record.offset > member.applied:  # else an interrupted epoch had already brought it past this record
+                for plan_id, state in member.plans.items():
+                    if state.instances or state.armed:
+                        self._queue_timers(queue, member, plan_id, state)
         while queue:
             self._fire_one(queue, heappop(queue), record)
         for member_id in due_ids:
-            member = self._members[member_id]
+            member = members[member_id]
             self._schedule(member, next_wake(member, self.registry.plan_of, self.registry.live))
 
     def _queue_timers(self, queue: list[tuple[Any, ...]], member: Member, plan_id: str, state: PlanState) -> None:

@@ -10,6 +10,9 @@ PROFILE_TYPES = frozenset({"member.registered", "member.updated"})
 CONSENT_TYPES = {"consent.granted": True, "consent.revoked": False}
 
 
+FOLDED_TYPES = PROFILE_TYPES | CONSENT_TYPES.keys()
+
+
 def fold_profile(member: Member, event: Event) -> bool:
     """Merge profile and consent events key by key, in log order (SEMANTICS 45); tell whether the profile changed."""
     granted = CONSENT_TYPES.get(event.type)

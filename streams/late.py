@@ -23,7 +23,8 @@ def note_firing(state: PlanState, instance: Instance, due: int, sent: bool) -> N
             sent,
         ]
     )
-    del state.late[:-FIRED_MAX]
+    if len(state.late) > FIRED_MAX:
+        del state.late[0]
 
 
 def meets_firing(

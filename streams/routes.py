@@ -13,12 +13,13 @@ from streams.patterns.plan import Plan, Series
 class Route:
     """What to do with one event type: histories to keep, plans to start."""
 
-    __slots__ = ("series", "always", "by_value")
+    __slots__ = ("series", "always", "by_value", "mentions")
 
     def __init__(self) -> None:
         self.series: list[Series] = []
         self.always: list[Plan] = []
         self.by_value: dict[str, dict[str, list[Plan]]] = {}
+        self.mentions: set[str] = set()  # ids of the campaigns any version of which mentions the type
 
     def add_start(self, plan: Plan, type_: str) -> None:
         """Index a plan under the constant its first step demands, else among those always asked."""
@@ -53,7 +54,7 @@ def build_routes(live: Iterable[Plan], draining: Iterable[Plan]) -> dict[str, Ro
     known: dict[str, Series] = {}
     for plan, starts in [*((p, True) for p in live), *((p, False) for p in draining)]:
         for type_ in plan.types:
-            routes.setdefault(type_, Route())
+            routes.setdefault(type_, Route()).mentions.add(plan.id)
         for type_ in plan.start_types if starts else ():
             routes[type_].add_start(plan, type_)
         for series in plan.series.values():

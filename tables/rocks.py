@@ -223,10 +223,10 @@ class RocksStore:
         return members, self.meta(), hints
 
     def estimates(self) -> tuple[int, int]:
-        """Return bytes in files on disk and pending timer hints, both estimated by RocksDB in microseconds."""
-        size = sum(
-            f.property_int_value("rocksdb.live-sst-files-size") or 0 for f in (self._db, self._timers, self._meta)
-        )
+        """Return bytes in files and memtables, and pending timer hints; RocksDB's estimates, had in microseconds."""
+        families = (self._db, self._timers, self._meta)
+        names = ("rocksdb.live-sst-files-size", "rocksdb.size-all-mem-tables")
+        size = sum(family.property_int_value(name) or 0 for family in families for name in names)
         return size, self._timers.property_int_value("rocksdb.estimate-num-keys") or 0
 
     def close(self) -> None:

@@ -76,7 +76,8 @@ def _reading(target: Target) -> Iterator[Reader]:
 def open_analytics(settings: Settings, stop: threading.Event) -> Iterator[tuple[Warehouse, SqlServer | None]]:
     """Open and migrate the database; while chDB is embedded, serve SQL on `settings.sql_port`.
 
-    Closes all of it at the end. A server that is away is waited for until `stop` is set; then `OperatorError` ends the wait.
+    Closes all of it at the end. A server that is away is waited for until `stop` is set; then `OperatorError` ends
+    the wait.
     """
     target = target_of(settings)
     warehouse = Warehouse(target)

@@ -35,7 +35,10 @@ EMAIL = re.compile(r"[^\s<>\"'(),:;=\[\]{}]+@[^\s<>\"'(),:;=\[\]{}]*[A-Za-z0-9]"
 PHONE = re.compile(r"\+\d[\d ()-]{7,}\d")
 DEPTH_MAX = 6
 # They narrate each poll, or each rebalance over several lines; their warnings and errors come through.
-QUIET = ("aiokafka", "aiohttp.access", "asyncio", "chdb", "clickhouse_connect", "faust", "mode", "urllib3")
+QUIET = (
+    *("aiokafka", "aiohttp.access", "asyncio", "chdb", "clickhouse_connect", "faust", "mode", "urllib3"),
+    *("agents.batching", "agents.member_table"),  # subclasses of Faust's services: these log their starts and stops
+)
 
 Event = MutableMapping[str, Any]
 

@@ -29,7 +29,7 @@ from tidings.web.ask import URL_FILE
 from tidings.web.auth import kept_secret, token_of
 from tidings.web.pages import sink_trouble
 from tidings.web.prometheus import DeliveryRecorder, sink_families
-from tidings.web.routes import Probes, cannot_listen, install_engine, serve
+from tidings.web.routes import Probes, cannot_listen, serve
 
 ENGINE, DELIVERY, SINK = "engine", "delivery", "sink"
 # Apart, so that all roles run beside one another without any option; 20 workers of a role fit on one machine.
@@ -50,8 +50,8 @@ log = structlog.get_logger("tidings.worker")
 class Launch:
     """What a role needs to run.
 
-    `home`: this worker's own directory. `port`: free when it was looked at; never 0. `token`: may be empty. `partitions`:
-    of `events`, as the broker has them.
+    `home`: this worker's own directory. `port`: free when it was looked at; never 0. `token`: may be empty.
+    `partitions`: of `events`, as the broker has them.
     """
 
     settings: Settings
@@ -84,7 +84,7 @@ def run_worker(settings: Settings, role: str, *, instance: int = 0, web_port: in
         settings: of a broker that runs, or that `attach` finds.
         role: one of `ROLES`.
         instance: number of this worker among those of its role on this data directory.
-        web_port: where its endpoints listen; 0: any free port; None: the setting's, plus the role's offset and `instance`.
+        web_port: where its endpoints listen; 0: any free port; None: the setting's plus offsets.
 
     Raises:
         OperatorError: with exit code 3 when the broker does not answer or a port is taken, 2 when the data directory is
@@ -209,6 +209,7 @@ async def _run_engine(launch: Launch, stop: asyncio.Event) -> None:
     # Here, not above: Faust takes 0.7 s to import, and the other roles do without.
     from agents.wiring import create_engine_app, run_engine_app
     from streams.engine import PartitionEngine
+    from tidings.web.engine import install_engine
 
     settings = launch.settings
     credentials = settings.faust_credentials

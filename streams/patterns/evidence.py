@@ -62,9 +62,7 @@ def judge(expr: Expr, data: Data, aliases: Aliases, profile: Data, now: int) -> 
     if isinstance(expr, Not):
         inner = judge(expr.item, data, aliases, profile, now)
         return Evidence("not", spell(expr), not inner.holds, parts=(inner,))
-    values = {
-        spell(path): shown(compile_values(path)(data, aliases, profile, now)) for path in dict.fromkeys(_paths(expr))
-    }
+    values = {spell(path): shown(compile_values(path)(data, aliases, profile, now)) for path in paths_of(expr)}
     try:
         holds = bool(compile_judge(expr)(data, aliases, profile, now))
     except Exception as error:  # the engine drops the campaign for this event, and so it does not hold
@@ -94,10 +92,6 @@ def shown(found: list[Any]) -> Any:
 def value_at(data: Data, parts: tuple[str, ...]) -> Any:
     """Show what a path of an event reaches."""
     return shown(leaves(data, parts))
-
-
-def _paths(expr: Expr) -> list[Path]:
-    return [msgspec.structs.replace(path, pos=expr.pos) for path in paths_of(expr)]
 
 
 def _clipped(value: Any) -> Any:
@@ -197,7 +191,7 @@ def spell_step(step: Step) -> str:
         window = f"within {format_duration(step.within_ms)}"
         return f"{step.fn}({step.event.type}{predicate}{path}) {step.op} {step.threshold:g} {window}"
     if isinstance(step, Delay):
-        return f"{format_duration(step.for_ms)} after it"
+        return f"wait {format_duration(step.for_ms)}"
     at = f"at {step.at_minute // 60:02d}:{step.at_minute % 60:02d}"
     if isinstance(step, MemberDate):
         days, path = step.offset_days, "member." + ".".join(step.path)

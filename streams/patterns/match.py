@@ -221,7 +221,8 @@ def _advance(
     instance.own = own
     instance.matched.append((instance.step, moment.event_id, reached))
     if step.alias:
-        instance.aliases[step.alias] = capture(moment.data, plan.captures[step.alias])
+        names = plan.captures[step.alias]
+        instance.aliases[step.alias] = capture(moment.data, names) if names else {}
     if plan.last_names:
         instance.last = capture(moment.data, plan.last_names)
     if moment.e == reached:
@@ -237,21 +238,23 @@ def enter(plan: Plan, instance: Instance, member: Member, offset: int, e_prev: i
     Returns:
         False if history read before `offset` already ends it: the awaited absence was broken (SEMANTICS 15).
     """
+    if instance.step:
+        instance.seen, instance.counted, instance.seen_without = {}, [], {}
+        instance.due = instance.end = instance.blocked_e = None
     instance.step += 1
     instance.e_prev = e_prev
-    instance.seen, instance.counted, instance.seen_without = {}, [], {}
-    instance.due = instance.end = instance.blocked_e = None
     step = plan.steps[instance.step]
     if step.kind == "delay":
         instance.due = e_prev + step.window_ms
         return True
     if step.kind == "absent":
         instance.due = e_prev + step.window_ms
-        return step.term is None or not _absence_broken(step.term, instance, member, offset)
+        return not member.history or step.term is None or not _absence_broken(step.term, instance, member, offset)
     instance.end = e_prev + step.window_ms
     if plan.whole_ms is not None:
         instance.end = min(instance.end, instance.e_first + plan.whole_ms)
-    instance.blocked_e = _blocked_from(step, instance, member, offset)
+    if step.without and member.history:
+        instance.blocked_e = _blocked_from(step, instance, member, offset)
     return True
 
 
@@ -281,6 +284,8 @@ def _absence_broken(term: TermPlan, instance: Instance, member: Member, offset: 
     Of two events at one time that each both anchor and cancel, the later read stays (18).
     """
     due = instance.due or 0
+    if not any(ref.series in member.history for ref in term.refs):
+        return False
     found = [list(_entries_of(ref, instance, member)) for ref in term.refs]
     own = instance.own
     mutual = instance.step == 1 and any(e[1] in own and e[0] == instance.e_prev for entries in found for e in entries)
@@ -324,6 +329,10 @@ def try_start(
     term = step.term
     if term is None:
         return
+    if step.kind == "event" and moment.type in plan.plain_starts:
+        if not moment.too_old:
+            _begin_each(plan, state, member, moment, advanced, out)
+        return
     hit = [
         index
         for index, ref in term.by_type.get(moment.type, ())
@@ -334,10 +343,7 @@ def try_start(
     if step.kind == "event":
         if moment.too_old or not _where(plan, step, {}, moment):
             return
-        for key, correlation in moment.keys_for(plan):
-            if key not in advanced:
-                start = Start(moment.e, moment.e, moment.event_id, [])
-                _begin(plan, state, member, moment, (key, correlation), start, out)
+        _begin_each(plan, state, member, moment, advanced, out)
         return
     if state.counts_version != plan.shape:
         state.counts, state.counts_version = {}, plan.shape
@@ -351,6 +357,15 @@ def try_start(
         if gathered is None or moment.too_old or key in advanced or not _where(plan, step, {}, moment):
             continue
         _begin(plan, state, member, moment, (key, correlation), gathered, out)
+
+
+def _begin_each(
+    plan: Plan, state: PlanState, member: Member, moment: Moment, advanced: dict[Any, bool], out: list[Outcome]
+) -> None:
+    start = Start(moment.e, moment.e, moment.event_id, [])
+    for keyed in moment.keys_for(plan):
+        if keyed[0] not in advanced:
+            _begin(plan, state, member, moment, keyed, start, out)
 
 
 def _entries(state: PlanState, key: Any) -> list[Any]:
@@ -422,7 +437,7 @@ def _begin(
 ) -> None:
     """Start an instance for (key, correlation), as `on_repeat` allows."""
     key, e_anchor = keyed[0], start.e_anchor
-    peers = [i for i in state.instances if i.key == key and e_anchor < (i.deadline or 0)]
+    peers = state.instances and [i for i in state.instances if i.key == key and e_anchor < (i.deadline or 0)]
     if peers:
         kind = plan.repeat.kind
         if kind == "keep" or (kind == "parallel" and len(peers) >= plan.repeat.most):
@@ -436,7 +451,8 @@ def _begin(
     moment.begun += 1
     started = (moment.offset, moment.begun)
     instance = Instance(plan.version, key, keyed[1], start.anchor, started, start.e_first, e_anchor)
-    result = _advance(plan, instance, member, moment, e_anchor, [o for e, o in start.records if e == e_anchor])
+    own = [o for e, o in start.records if e == e_anchor] if start.records else []
+    result = _advance(plan, instance, member, moment, e_anchor, own)
     if result == "advanced":
         _make_room(plan, state, member, out)
         state.instances.append(instance)
@@ -449,7 +465,7 @@ def _begin(
 def _make_room(plan: Plan, state: PlanState, member: Member, out: list[Outcome]) -> None:
     while len(state.instances) >= INSTANCES_PER_PLAN_MAX:
         _evict(plan, [(state, i) for i in state.instances], out)
-    while member.live_instances() >= INSTANCES_MAX:
+    while len(member.plans) > INSTANCES_MAX // INSTANCES_PER_PLAN_MAX and member.live_instances() >= INSTANCES_MAX:
         _evict(plan, [(s, i) for s in member.plans.values() for i in s.instances], out)
 
 

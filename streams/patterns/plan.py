@@ -158,6 +158,14 @@ class Plan:
         self.types = frozenset(_types_of(self.steps))
         first = self.steps[0].term
         self.start_types: frozenset[str] = frozenset(first.by_type) if first is not None else frozenset()
+        # Types that match the first step whatever their data: no predicate and no `where` to ask.
+        self.plain_starts = frozenset(
+            type_
+            for type_ in self.start_types
+            if self.where is None and first is not None and any(ref.judge is None for _, ref in first.by_type[type_])
+        )
+        last = self.steps[-1].term if self.steps[-1].kind == "absent" else None
+        self.last_absent_types = frozenset(last.by_type) if last is not None else frozenset()
         self.dated = self.steps[0].kind in ("date", "calendar")
         self.shape = h128(pattern.text, str(campaign.lateness_ms), str(self.repeat), campaign.where or "")
 

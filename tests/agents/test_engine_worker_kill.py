@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -28,9 +29,7 @@ SESSION_S = 2.0
 
 
 @asynccontextmanager
-async def process(
-    bootstrap: str, data_dir: Path, session_s: float = SESSION_S
-) -> AsyncIterator[asyncio.subprocess.Process]:
+async def process(bootstrap: str, data_dir: Path, session_s: float = SESSION_S) -> AsyncIterator[Process]:
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.agents.engine_process", bootstrap, str(data_dir), str(session_s),
         stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": "."},

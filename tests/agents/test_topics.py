@@ -8,6 +8,7 @@ def test_names_on_kafka_never_change():
         "decisions",
         "attributions",
         "dead-letters",
+        "tidings-delivery-sent",
         "tidings-engine-members-changelog",
     ]
 

@@ -165,8 +165,10 @@ def test_ping_needs_no_login_and_a_query_does(served: Served) -> None:
 
 @pytest.mark.parametrize(
     ("query", "status", "code"),
-    [("SELECT (", 400, "62"), ("SELECT * FROM nope", 404, "60"), ("SELECT nope(1)", 404, "46"), ("SELECT 1 FORMAT Nope", 404, "73"),
-     ("SELECT {x:UInt8}", 400, "456"), ("   ", 400, "62"), ("SELECT 1; SELECT 2", 400, "62"), ("SELECT throwIf(1)", 500, "395")],
+    [("SELECT (", 400, "62"), ("SELECT * FROM nope", 404, "60"), ("SELECT nope(1)", 404, "46"),
+     ("SELECT 1 FORMAT Nope", 404, "73"),
+     ("SELECT {x:UInt8}", 400, "456"), ("   ", 400, "62"),
+     ("SELECT 1; SELECT 2", 400, "62"), ("SELECT throwIf(1)", 500, "395")],
 )  # fmt: skip
 def test_errors_have_clickhouses_code_text_and_status(served: Served, query: str, status: int, code: str) -> None:
     got, body, headers = served.ask(query)

@@ -53,18 +53,17 @@ def _print_tables(found: dict[str, Any]) -> None:
     click.echo(f"member {found['member_id']}, partition {found['partition']}, clock {found['clock']}")
     click.echo("\nprofile")
     print_rows([{"attribute": name, "value": _text(value)} for name, value in found["profile"].items()], "table")
-    click.echo("\nlive instances")
     columns = ("campaign", "version", "correlation", "anchor", "step", "due", "until", "fires_at")
-    print_rows([{name: _text(row[name]) for name in columns} for row in found["instances"]], "table", columns)
+    _section("live instances", found["instances"], *columns)
     if found["dates"]:
-        click.echo("\ndates")
-        print_rows([{n: _text(row[n]) for n in ("campaign", "date", "due")} for row in found["dates"]], "table")
-    click.echo("\nrecent decisions")
-    columns = ("at", "campaign", "outcome", "reason", "instance_id")
-    print_rows([{name: _text(row[name]) for name in columns} for row in found["decisions"]], "table", columns)
-    click.echo("\ntouches")
-    columns = ("at", "campaign", "command_id")
-    print_rows([{name: _text(row[name]) for name in columns} for row in found["touches"]], "table", columns)
+        _section("dates", found["dates"], "campaign", "date", "due")
+    _section("recent decisions", found["decisions"], "at", "campaign", "outcome", "reason", "instance_id")
+    _section("touches", found["touches"], "at", "campaign", "command_id")
+
+
+def _section(title: str, rows: list[dict[str, Any]], *columns: str) -> None:
+    click.echo(f"\n{title}")
+    print_rows([{name: _text(row[name]) for name in columns} for row in rows], "table", columns)
 
 
 def _text(value: Any) -> str:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 FORMATS = ("table", "json", "ndjson")
+PIPE_WIDTH = 10_000
 
 output_option = click.option(
     "--output", "-o", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print the result."
@@ -32,5 +33,6 @@ def print_rows(rows: Iterable[Mapping[str, Any]], output: str, columns: Sequence
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in listed:
         table.add_row(*("" if row.get(name) is None else str(row.get(name)) for name in names))
-    console = Console(soft_wrap=not Console().is_terminal)
+    # A pipe has no width: rows stay whole there, so that grep and awk find them.
+    console = Console(width=None if Console().is_terminal else PIPE_WIDTH)
     console.print(table if listed else "nothing to show", highlight=False)

@@ -1,4 +1,4 @@
-"""`sql`: ask the ClickHouse server of the settings, or the process that owns chDB, or chDB itself when nobody owns it."""
+"""`sql`: ask the ClickHouse server of the settings, the process that owns chDB, or chDB itself when it is idle."""
 
 import http.client
 import json

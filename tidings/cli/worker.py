@@ -17,8 +17,8 @@ ROLES = ("engine", "delivery", "sink")  # as in tidings/worker.py, whose imports
 )  # fmt: skip
 @click.option(
     "--web-port", type=click.IntRange(0, 65_535),
-    help="Where /health, /ready and /metrics listen; 0: any free port. Default: TIDINGS_WEB_PORT (engine), +20 (delivery), "
-    "+40 (sink), + instance.",
+    help="Where /health, /ready and /metrics listen; 0: any free port. Default: TIDINGS_WEB_PORT (engine), "
+    "+20 (delivery), +40 (sink), + instance.",
 )  # fmt: skip
 def worker(role: str, broker: str | None, instance: int, web_port: int | None) -> None:
     """Run one role against a broker until SIGTERM or SIGINT, which it obeys within seconds.

@@ -1,8 +1,7 @@
 """Which troubles a run may have, and how much of them."""
 
-from typing import Protocol
-
 from schemas.errors import OperatorError
+from tidings.simulation.world import World
 
 KINDS = {
     "crash": "a worker process is killed between any two of its steps",
@@ -18,12 +17,6 @@ KINDS = {
     "heartbeats": "a worker's heartbeats are lost while it goes on producing (not in `all`: see docs/testing.md)",
 }
 DEFAULT = frozenset(KINDS) - {"heartbeats"}
-
-
-class _Chance(Protocol):
-    @property
-    def rng(self) -> "object":
-        """Source of chance."""
 
 
 class Faults:
@@ -42,7 +35,7 @@ class Faults:
         """Tell whether a kind may happen, even after troubles have stopped."""
         return kind in self.kinds
 
-    def delay(self, world: "World", most_ms: int) -> int:
+    def delay(self, world: World, most_ms: int) -> int:
         """Draw how long something takes on the network, in ms."""
         if not self.on("network"):
             return world.rng.randrange(1, 4)

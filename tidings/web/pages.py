@@ -1,12 +1,14 @@
 """What the endpoints say, as plain values: readiness, campaigns, one member. No HTTP in here."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from agents.engine_worker import EngineWorker
 from agents.records import Counters
-from agents.wiring import EngineApp
 from schemas.instants import MAX_INSTANT_MS, instant_text
+
+if TYPE_CHECKING:  # Faust takes 0.7 s to import, and only engines need it
+    from agents.engine_worker import EngineWorker
+    from agents.wiring import EngineApp
 
 # Longer than any single slow step (a send to the broker is given up after half a session timeout, 22 s).
 STALLED_MS = 60_000
@@ -14,7 +16,7 @@ Trouble = tuple[str, str]
 """(what is wrong, what to do)"""
 
 
-def engine_trouble(built: EngineApp) -> Trouble | None:
+def engine_trouble(built: "EngineApp") -> Trouble | None:
     """Say why an engine worker cannot do its work now; None when it can."""
     worker = built.worker
     if worker.failure is not None:
@@ -43,7 +45,7 @@ def sink_trouble(counters: Counters | None) -> Trouble | None:
     return None
 
 
-def _remaining(built: EngineApp) -> str:
+def _remaining(built: "EngineApp") -> str:
     """Count changelog records still to read; '' while nobody knows."""
     try:
         left = built.app.tables.recovery.active_remaining_total()  # type: ignore[attr-defined]
@@ -52,7 +54,7 @@ def _remaining(built: EngineApp) -> str:
     return f" (got {left} changelog records to read)" if left > 0 else ""
 
 
-def campaigns_page(worker: EngineWorker) -> dict[str, Any]:
+def campaigns_page(worker: "EngineWorker") -> dict[str, Any]:
     """List each version of each campaign, and whether all partitions of this worker run it in the same state.
 
     A control record reaches each partition on its own, so for a moment they differ; where they keep differing, a copy
@@ -79,7 +81,7 @@ def campaigns_page(worker: EngineWorker) -> dict[str, Any]:
 
 
 def member_page(view: Mapping[str, Any], partition: int, clock_ms: int) -> dict[str, Any]:
-    """Describe a member: each time as `…_ms` and, beside it, in RFC 3339. `clock`: how far its partition's log was read."""
+    """Describe a member: each time in ms and, beside it, in RFC 3339. `clock`: how far its log was read."""
     return {
         "member_id": view["member_id"],
         "partition": partition,

@@ -11,11 +11,14 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from agents.metrics import Histogram
 from agents.records import Counters
-from agents.wiring import EngineApp
 from tidings import VERSION
+
+if TYPE_CHECKING:  # Faust takes 0.7 s to import, and only engines need it
+    from agents.wiring import EngineApp
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
@@ -82,7 +85,7 @@ def process_families(role: str, ready: bool) -> list[Family]:
     ]
 
 
-def engine_families(built: EngineApp) -> list[Family]:
+def engine_families(built: "EngineApp") -> list[Family]:
     """What an engine worker did since its start, and where each of its partitions stands."""
     metrics = built.metrics
     return [
@@ -112,7 +115,7 @@ def engine_families(built: EngineApp) -> list[Family]:
     ]
 
 
-def _partition_families(built: EngineApp) -> list[Family]:
+def _partition_families(built: "EngineApp") -> list[Family]:
     metrics = built.metrics
     engines = {p: engine for p in sorted(built.worker.tasks) if (engine := built.worker.engine_of(p)) is not None}
     stores = {p: store.estimates() for p in engines if (store := built.stores.get(p)) is not None}
@@ -133,7 +136,7 @@ def _partition_families(built: EngineApp) -> list[Family]:
             "Members with a pending timer (RocksDB's estimate).",
             _each({p: timers for p, (_, timers) in stores.items()}),
         ),
-        gauge("tidings_store_bytes", "Member records on disk.", _each({p: size for p, (size, _) in stores.items()})),
+        gauge("tidings_store_bytes", "Member records, timers and meta (RocksDB's estimate).", _each({p: size for p, (size, _) in stores.items()})),
     ]
 
 
@@ -175,9 +178,14 @@ class DeliveryRecorder:
     """Where delivery counts (see `agents.send_one.Metrics`), and what Prometheus reads of it."""
 
     def __init__(self) -> None:
-        self._counts: dict[str, dict[tuple[tuple[str, str], ...], int]] = {}
-        self._gauges: dict[str, float] = {}
-        self._histograms: dict[str, Histogram] = {}
+        # There from the start: an alert on a series that does not exist yet never fires.
+        self._counts: dict[str, dict[tuple[tuple[str, str], ...], int]] = {
+            "delivery_outcomes": {},
+            "delivery_dead_letters": {},
+            **{name: {(): 0} for name in ("delivery_repeated", "delivery_uncertain", "delivery_cancel_late")},
+        }
+        self._gauges: dict[str, float] = {"delivery_under_way": 0, "delivery_provider_up": 1}
+        self._histograms = {"delivery_delay_ms": Histogram(DELAY_BOUNDS_MS)}
 
     def count(self, name: str, by: int = 1, **labels: str) -> None:
         """Add to a counter."""

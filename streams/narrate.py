@@ -1,0 +1,287 @@
+"""The words of an explanation, made from its JSON alone: short, plain, for whoever wrote the campaign."""
+
+from collections.abc import Iterator
+from typing import Any
+
+Json = dict[str, Any]
+
+SHOWN = 5  # events that did nothing, named one by one; the JSON holds more
+_ENDS = {
+    "expired": "ended: its time ran out",
+    "evicted": "ended: pushed out, too many instances lived at once",
+    "withdrawn": "ended: the campaign was withdrawn",
+}
+_SUPPRESSED = {
+    "cooldown": "cooldown",
+    "limit": "limit reached",
+    "once": "fires only once",
+    "if_still": "'if still' no longer held",
+    "no_consent": "no consent",
+    "no_address": "no address",
+    "invalid_address": "the address cannot be used",
+    "duplicate": "this very match had fired before",
+}
+
+
+def narrate(told: Json) -> str:
+    """Tell an explanation in lines of text."""
+    return "\n".join(_lines(told))
+
+
+def _lines(told: Json) -> Iterator[str]:
+    read = told["read"]
+    member, seen = told["member_id"], f"{_many(read['records'], 'record')} of {_many(read['members'], 'member')}"
+    if not told["known"]:
+        yield f"member {member}: not found. The log holds {seen}, none of this member."
+        return
+    yield f"member {member}, as of {told['as_of']}: {_many(read['events'], 'event')} in a log of {seen}"
+    for name, words in (("duplicates", "read twice"), ("too_old", "too old (over 7d when read)")):
+        if read[name]:
+            yield f"  {read[name]} of them {words}"
+    if not told["campaigns"]:
+        yield "no campaign runs"
+    for campaign in told["campaigns"]:
+        yield ""
+        yield from _campaign(campaign)
+
+
+def _campaign(campaign: Json) -> Iterator[str]:
+    yield f"{campaign['campaign']}: {campaign['state'].replace('_', ' ')}"
+    yield f"  pattern: {campaign['pattern']}"
+    if campaign["earlier_instances"]:
+        yield f"  {_many(campaign['earlier_instances'], 'earlier match', 'earlier matches')} not shown"
+    for life in campaign["instances"]:
+        yield from (f"  {line}" for line in _life(life, campaign["caps"]))
+    if campaign["next_date"] is not None:
+        yield f"  {_date(campaign['next_date'])}"
+    yield from (f"  {line}" for line in _not_started(campaign))
+
+
+def _date(date: Json) -> str:
+    if date["fires_at"]:
+        return f"waits for {date['step']}: {date['due']}; fires at {date['fires_at']}"
+    attribute = date["attribute"]
+    return f"no date to wait for: {attribute} is missing or past" if attribute else "no date to wait for any more"
+
+
+def _not_started(campaign: Json) -> Iterator[str]:
+    """Say why events of the first step's types started nothing; those before the newest start are old news."""
+    lives, misses = campaign["instances"], campaign["did_not_start"]
+    if not lives:
+        for name in campaign["never_read"]:
+            yield f"no event of type {name} was read for this member"
+    if lives and lives[-1]["steps"]:
+        began = lives[-1]["steps"][0]["known_at"]
+        misses = [miss for miss in misses if miss["event"]["read_at"] > began]
+    before = campaign["did_not_start_count"] - len(campaign["did_not_start"]) if not lives else 0
+    hidden = before + len(misses) - len(misses[-SHOWN:])
+    if hidden:
+        yield f"{_many(hidden, 'earlier event')} that started nothing not shown"
+    for miss in misses[-SHOWN:]:
+        yield f"not started by {_event(miss['event'])}: {_why(miss)}"
+
+
+# ---------------------------------------------------------------- one instance
+
+
+def _life(life: Json, caps: Json) -> Iterator[str]:
+    same = f" for {_values(life['correlation'])}" if life["correlation"] else ""
+    yield f"match{same}, begun by {life['anchor']}:"
+    for step in life["steps"]:
+        yield f"  {_step(step, life['step_count'])}"
+    if life["awaits"]:
+        yield f"  {_awaits(life['awaits'], life['step_count'])}"
+    misses = life["did_not_count"]
+    hidden = life["did_not_count_count"] - len(misses[-SHOWN:])
+    if hidden:
+        yield f"  {_many(hidden, 'earlier event')} that did not count not shown"
+    for miss in misses[-SHOWN:]:
+        yield f"  did not count: {_event(miss['event'])}: {_why(miss)}"
+    yield from (f"  {line}" for line in _end(life, caps))
+
+
+def _step(step: Json, count: int) -> str:
+    head = f"step {step['number']} of {count}, {step['step']}:"
+    if step["event"] is None:
+        return f"{head} so it was at {step['at']}, decided at {step['known_at']}"
+    values = f", {_values(step['values'])}" if step["values"] else ""
+    others = f", with {', '.join(step['with'])}" if step["with"] else ""
+    return f"{head} {_event(step['event'])}{values}{others}"
+
+
+def _awaits(awaits: Json, count: int) -> str:
+    head = f"step {awaits['number']} of {count}, {awaits['step']}:"
+    if awaits["kind"] == "event":
+        return f"{head} waits until {awaits['by']}, gives up at {awaits['decided_at']}{_have(awaits['have'])}"
+    then = "fires" if awaits["last"] else "goes on"
+    unless = " unless it comes before then" if awaits["kind"] == "absence" else ""
+    return f"{head} until {awaits['by']}; {then} at {awaits['decided_at']}{unless}"
+
+
+def _have(have: Json | None) -> str:
+    if have is None:
+        return ""
+    if "need" in have:
+        return f"; has {have['have']} of {have['need']}"
+    return f"; is {have['value']:g}, must be {have['test']} {have['threshold']:g}"
+
+
+def _end(life: Json, caps: Json) -> Iterator[str]:
+    ended, result = life["ended"], life["result"]
+    if ended is None:
+        if result == "withdrawn":
+            yield _ENDS[result]
+        return
+    if result == "fired":
+        yield from _fired(life, ended)
+    elif result == "suppressed":
+        yield f"did not send at {ended['at']}: {_suppressed(ended, caps)}"
+    elif result in ("cancelled", "killed"):
+        verb = "cancelled by" if result == "cancelled" else "ended by 'without':"
+        yield f"{verb} {_event(ended['by'])}{_seen_in(ended['checks'])}"
+    elif result == "replaced":
+        yield f"begun anew by {_event(ended['by'])}" if ended["by"] else "begun anew by a later event"
+    elif result == "expired":
+        yield f"{_ENDS[result]} at {ended['due']}, known at {ended['at']}: {ended['step']} did not come"
+    else:
+        yield f"{_ENDS.get(result, result)}, at {ended['at']}"
+    if life["late"]:
+        yield f"too late to stop it: {_event(life['late'])}, read at {life['late']['read_at']}"
+
+
+def _fired(life: Json, ended: Json) -> Iterator[str]:
+    command = life["command"]
+    if command is None:
+        yield f"fired at {ended['at']}; the campaign sends nothing"
+        return
+    yield f"fired at {ended['at']}, {command['channel']} command {command['command_id']}"
+    if not command["receipts"]:
+        yield "no delivery receipt in the log yet"
+    for receipt in command["receipts"]:
+        why = " ".join(str(receipt[name]) for name in ("code", "reason") if receipt[name])
+        yield f"delivery: {receipt['status']} at {receipt['at']}{f' ({why})' if why else ''}"
+
+
+def _suppressed(ended: Json, caps: Json) -> str:
+    reason, cap, contact = ended["reason"], ended["cap"], ended["contact"]
+    words = _SUPPRESSED.get(reason, str(reason))
+    if reason == "cooldown" and cap:
+        return f"{words} of {caps['cooldown']}, fired at {cap['fired_at'][0]}, free again at {cap['free_again_at']}"
+    if reason == "limit" and cap:
+        limit = f"{caps['limit']['count']} per {caps['limit']['per']}"
+        return f"{words} ({limit}), fired at {', '.join(cap['fired_at'])}, free again at {cap['free_again_at']}"
+    if reason == "once" and cap:
+        return f"{words}, fired at {cap['fired_at'][0]}"
+    if reason == "if_still":
+        return f"{words}: {_failing(ended['checks'])}"
+    if reason == "no_consent":
+        return (
+            f"{words} for {contact['channel']}: member.consent.{contact['channel']} is {_spelled(contact['consent'])}"
+        )
+    if contact:
+        return f"{words}: member.{contact['attribute']}"
+    return words
+
+
+# ---------------------------------------------------------------- why not
+
+
+def _why(miss: Json) -> str:
+    """Say in a few words why an event did nothing."""
+    facts, why = miss["facts"], miss["why"]
+    if why in ("predicate", "where"):
+        return f"{'where: ' if why == 'where' else ''}{_failing(miss['checks'])}"
+    if why == "same_missing":
+        return f"the event has no {', '.join(facts['missing'])}"
+    if why == "same_differs":
+        return f"{_values(facts['values'])}, this match is for {_values(facts['wanted'])}"
+    if why == "gathering":
+        return _gathering(facts)
+    if why == "repeat":
+        return _repeat(facts)
+    if why == "without":
+        return f"blocked by 'without': {_event(facts['by'])}" if facts.get("by") else "blocked by 'without'"
+    return {
+        "duplicate": "an event with this id was read before",
+        "too_old": "too old, it happened more than 7d before it was read",
+        "before_window": f"it happened before {facts.get('from')}, when this step began",
+        "after_window": f"it happened at or after {facts.get('until')}, when this step ended",
+        "failed": "the campaign failed on this event; see the dead letters",
+    }.get(why, "it moved nothing")
+
+
+def _gathering(facts: Json) -> str:
+    if "need" not in facts:
+        if facts["value"] is None:
+            return f"the event has no {facts['missing']}"
+        wanted = f"{facts['test']} {facts['threshold']:g} within {facts['within']}"
+        return f"the {facts['fn']} is {facts['value']:g}, must be {wanted}"
+    missing = f", missing {', '.join(facts['missing'])}" if facts.get("missing") else ""
+    return f"{facts['have']} of {facts['need']} within {facts['within']}{missing}"
+
+
+def _repeat(facts: Json) -> str:
+    if facts["on_repeat"] == "keep":
+        return f"the match begun by {facts['anchor']} still ran (on_repeat: keep)"
+    if facts["on_repeat"] == "parallel":
+        return f"{_many(facts['live'], 'match', 'matches')} already ran (on_repeat: parallel)"
+    return f"the match begun by {facts['anchor']} is newer"
+
+
+def _failing(checks: list[Json]) -> str:
+    """Name the leaves to which false conditions are due, with their values."""
+    found = [leaf for check in checks for leaf in _leaves(check)]
+    return "; ".join(dict.fromkeys(found)) or "the condition does not hold"
+
+
+def _leaves(check: Json) -> list[str]:
+    if check["holds"]:
+        return []
+    if check["kind"] in ("and", "or"):
+        return [leaf for part in check["parts"] for leaf in _leaves(part)]
+    if check["kind"] == "not":
+        return [f"{check['text']} is false: {_values(_all_values(check))}"]
+    note = f" ({check['note']})" if check.get("note") else ""
+    values = _values(check["values"])
+    return [f"{check['text']} is false{': ' + values if values else ''}{note}"]
+
+
+def _seen_in(checks: list[Json]) -> str:
+    values = {path: value for check in checks for path, value in _all_values(check).items()}
+    return f", {_values(values)}" if values else ""
+
+
+def _all_values(check: Json) -> Json:
+    found = dict(check.get("values", {}))
+    for part in check.get("parts", ()):
+        found.update(_all_values(part))
+    return found
+
+
+# ---------------------------------------------------------------- small words
+
+
+def _event(event: Json) -> str:
+    if event["type"] is None:
+        return str(event["event_id"])
+    if not event["type"]:
+        return f"{event['event_id']} at {event['at']}"
+    return f"{event['type']} {event['event_id']} at {event['at']}"
+
+
+def _values(values: Json) -> str:
+    return ", ".join(f"{path} = {_spelled(value)}" for path, value in values.items())
+
+
+def _spelled(value: Any) -> str:
+    if value is None:
+        return "missing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return f"({', '.join(_spelled(v) for v in value)})"
+    return f"'{value}'" if isinstance(value, str) else f"{value:.15g}" if isinstance(value, float) else str(value)
+
+
+def _many(count: int, one: str, more: str | None = None) -> str:
+    return f"{count:,} {one if count == 1 else more or one + 's'}"

@@ -1,0 +1,151 @@
+"""What happens on the topic `events` of one run: campaigns and records per partition, from a seeded source."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+import msgspec
+import yaml
+
+from schemas.findings import errors
+from streams.campaigns import load_campaign
+from streams.patterns.plan import Plan
+from tidings.simulation.faults import Faults
+from tidings.simulation.world import World
+
+json_bytes = msgspec.json.Encoder(order="deterministic").encode
+Json = dict[str, Any]
+
+
+class Source(Protocol):
+    """Where cases come from and what judges them: the oracle of the test suite, which shares no code with the engine."""
+
+    def case(self, seed: int, most_campaigns: int, most_events: int) -> tuple[list[Json], list[Json]]:
+        """Make campaigns and the events of one partition's log."""
+
+    def firings(self, campaigns: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]) -> list[Json]:
+        """List every firing a log asks for."""
+
+
+@dataclass
+class PartitionWork:
+    """One partition: `lines` are (append time, member key, record), in log order.
+
+    `plans`: fixed ones, None when control records on the log publish them. `edited`: the log changes campaigns after
+    its first event, which the oracle does not know.
+    """
+
+    campaigns: list[Json]
+    plans: list[Plan] | None
+    lines: list[tuple[int, bytes | None, bytes]]
+    edited: bool = False
+    lateness_ms: dict[str, int] = field(default_factory=dict)
+
+
+def make_partition(seed: int, partition: int, source: Source, world: World, faults: Faults, most: int) -> PartitionWork:
+    """Make the work of one partition: a case of the source, spread over control records, duplicates and ticks."""
+    rng = world.rng
+    campaigns, events = source.case(seed * 4 + partition, 3, most)
+    lines = [_line(event, partition) for event in with_append_times(events)]
+    texts = [spell(campaign) for campaign in campaigns]
+    loaded = [load_campaign(text, "campaign.yaml", lenient=True) for text in texts]
+    for campaign, text, (read, findings) in zip(campaigns, texts, loaded, strict=True):
+        if read is None:
+            raise ValueError(f"campaign {campaign['campaign']}: {errors(findings)}\n{text}")
+    strict = not any(errors(load_campaign(text, "campaign.yaml")[1]) for text in texts)
+    if faults.anywhere("duplicates"):
+        _disturb(lines, world)
+    lateness = {read.campaign: read.lateness_ms for read, _ in loaded if read is not None}
+    work = PartitionWork(campaigns, None, lines, lateness_ms=lateness)
+    if not strict or rng.random() < 0.4:
+        work.plans = [Plan(read) for read, _ in loaded if read is not None]
+        return work
+    first = lines[0][0] if lines else world.now
+    head = [(first, None, _published(campaign, first)) for campaign in campaigns]
+    if faults.anywhere("edits") and rng.random() < 0.5 and lines:
+        work.edited = True
+        other, _ = source.case(seed * 4 + partition + 1_000_003, 3, 5)
+        _edit(lines, campaigns, other, world)
+    lines[:0] = head
+    return work
+
+
+def with_append_times(events: Sequence[Mapping[str, Any]]) -> list[Json]:
+    """Give every event an append time; where it has none its own time, made monotone (SEMANTICS 68)."""
+    latest, found = 0, []
+    for event in events:
+        a = event.get("appended_at")
+        if not isinstance(a, int):
+            a = max(latest, _ms(event["occurred_at"]))
+        latest = max(latest, a)
+        found.append({**event, "appended_at": a})
+    return found
+
+
+def _ms(value: Any) -> int:
+    return value if isinstance(value, int) else round(datetime.fromisoformat(value).timestamp() * 1000)
+
+
+def _line(event: Json, partition: int) -> tuple[int, bytes | None, bytes]:
+    body = {name: value for name, value in event.items() if name != "appended_at"}
+    member = body.get("member_id")
+    if member is not None:
+        member = body["member_id"] = f"{member}.{partition}"
+        if body["type"] in ("member.registered", "member.updated"):
+            body["data"] = {**body["data"], "email": f"{member}@members.example"}
+    return event["appended_at"], None if member is None else member.encode(), json_bytes(body)
+
+
+def spell(campaign: Mapping[str, Any]) -> str:
+    """Write a campaign as YAML."""
+    return str(yaml.safe_dump(dict(campaign), sort_keys=False, width=10_000))
+
+
+def _published(campaign: Mapping[str, Any], a: int) -> bytes:
+    name = campaign["campaign"]
+    data = {"campaign": name, "version": "", "yaml": spell(campaign), "path": f"{name}.yaml"}
+    return json_bytes({"type": "campaign.published", "member_id": None, "occurred_at": a, "data": data})
+
+
+def _withdrawn(name: str, a: int) -> bytes:
+    return json_bytes({"type": "campaign.withdrawn", "member_id": None, "occurred_at": a, "data": {"campaign": name}})
+
+
+def _tick(a: int) -> bytes:
+    return json_bytes({"type": "tick", "member_id": None, "occurred_at": a})
+
+
+def _disturb(lines: list[tuple[int, bytes | None, bytes]], world: World) -> None:
+    """Let a producer send records twice, and put stray ticks between."""
+    for _ in range(world.rng.choice([0, 0, 2, 6])):
+        place = world.rng.randrange(len(lines))
+        later = min(len(lines) - 1, place + world.rng.choice([0, 0, 1, 3]))
+        lines.insert(later + 1, (lines[later][0], *lines[place][1:]))
+    for _ in range(world.rng.choice([0, 0, 3, 10])):
+        place = world.rng.randrange(len(lines))
+        a = lines[place][0] + world.rng.choice([-1, 0, 0, 1])
+        lines.insert(place + 1, (a, None, _tick(a)))
+
+
+def _edit(
+    lines: list[tuple[int, bytes | None, bytes]], campaigns: list[Json], other: list[Json], world: World
+) -> None:
+    """Publish new versions, withdraw and bring back, between the records of a log."""
+    rng = world.rng
+    for _ in range(rng.choice([1, 2, 4, 7])):
+        place = rng.randrange(len(lines) + 1)
+        a = lines[min(place, len(lines) - 1)][0]
+        campaign = dict(rng.choice(campaigns))
+        roll = rng.randrange(100)
+        if roll < 25:
+            record = _withdrawn(campaign["campaign"], a)
+        else:
+            if roll < 45:
+                campaign["cooldown"] = rng.choice(["8s", "1m"])
+            elif roll < 60:
+                campaign["lateness"] = rng.choice(["5s", "30s"])
+            elif roll < 80:
+                campaign = {**rng.choice(other), "campaign": campaign["campaign"]}
+            record = _published(campaign, a)
+        lines.insert(place, (a, None, record))
