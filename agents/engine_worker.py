@@ -75,10 +75,19 @@ class Lease:
         self._seconds = seconds
         kind = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # only Linux counts suspended time apart
         self._clock = clock or (lambda: time.clock_gettime(kind))
-        self.renew()
+        self.begin()
+
+    def begin(self) -> None:
+        """Start anew, with partitions just assigned."""
+        self._renewed = self._clock()
 
     def renew(self) -> None:
-        """Say that the process runs. Called several times a second."""
+        """Say that the process runs. Called several times a second.
+
+        Raises:
+            StateError: as `check`; whichever runs first after a pause must see it, or a renewal would hide it.
+        """
+        self.check()
         self._renewed = self._clock()
 
     def check(self) -> None:
@@ -343,13 +352,18 @@ class EngineWorker:
             self.metrics.next_fire_ms[partition] = task.engine.next_fire_ms
 
     async def renew_lease(self) -> None:
-        """Say that this process runs."""
-        self.lease.renew()
+        """Say that this process runs. After a pause that may have cost it its partitions, end the worker."""
+        try:
+            self.lease.renew()
+        except StateError as error:
+            self.fail(None, error)
 
-    def fail(self, partition: int, error: BaseException) -> None:
+    def fail(self, partition: int | None, error: BaseException) -> None:
         """End the worker: the batch is not acked, a restart replays it."""
         if self._failed is None:
             self._failed = error
+            for task in self.tasks.values():
+                task.cancel()  # nothing more is sent or written, whatever order the loop runs things in
             log.error("partition failed, worker stops", partition=partition, exc_info=error)
             self._app.loop.create_task(self._app.crash(error))
 
@@ -379,7 +393,7 @@ class EngineWorker:
                 f"assignment: partitions of '{self._topic}' and of its changelog differ (got {sorted(events)} and "
                 f"{sorted(partitions)}); both topics must have the same number of partitions"
             )
-        self.lease.renew()
+        self.lease.begin()
         for partition in sorted(partitions):
             store = self._table.stores.open(partition)
             self.tasks[partition] = PartitionTask(partition, self._engines(partition, store), store, self)

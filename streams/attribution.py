@@ -1,5 +1,6 @@
 """Which message earned an order: the last touch within the campaign's window. E-mail touches when it is sent."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from schemas.events import Event
@@ -21,14 +22,12 @@ def record_touch(member: Member, event: Event, e: int) -> None:
     if any(touch[1] == data["command_id"] for touch in member.touches):
         return
     text = [str(data.get(name, "")) for name in ("command_id", "campaign", "version", "instance_id", "channel")]
-    member.touches.append([e, *text, window])
-    if len(member.touches) > TOUCHES_MAX:
-        del member.touches[0]
+    member.touches = [*member.touches, [e, *text, window]][-TOUCHES_MAX:]
 
 
 def credit(member: Member, event: Event, event_id: str, e: int, caused_at_ms: int) -> Attribution | None:
     """Credit a conversion to the latest touch whose window holds it: `touch <= e < touch + window`; else None."""
-    touch: list[Any] | None = None
+    touch: Sequence[Any] | None = None
     for candidate in member.touches:
         if candidate[0] <= e < candidate[0] + candidate[6] and (touch is None or candidate[0] >= touch[0]):
             touch = candidate

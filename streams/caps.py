@@ -29,6 +29,8 @@ def record_firing(campaign: Campaign, state: PlanState, key: Key, clock_ms: int)
     if not (campaign.once or campaign.limit or campaign.cooldown_ms):
         return
     name = cap_key(campaign, key)
+    if not state.fired:
+        state.fired = {}
     fired = state.fired.pop(name, [])
     fired.append(clock_ms)
     keep = campaign.limit.count if campaign.limit else 1

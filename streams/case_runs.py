@@ -65,7 +65,7 @@ class _Watched(PartitionEngine):
     """The engine, with an ear for how instances end: it decides nothing else."""
 
     def __init__(self, store: MemoryStore, plan: Plan) -> None:
-        super().__init__(0, store, campaigns=[plan], durable=False)
+        super().__init__(0, store, campaigns=[plan])
         self.endings: list[Ending] = []
 
     def _settle(self, member: Member, out: list[Outcome], record: Record) -> None:
@@ -263,13 +263,15 @@ def _happened(story: Story, said: Expected | Denied) -> list[tuple[str, str | No
             by = conclusion.called_back_by
             text = f"its message for {decision.anchor} was called back because of {_event(story, by)}"
             found.append(("late", by, text))
-    ids = [said.anchor] if said.anchor else [event.id for event in story.case.events]
-    for event_id in ids:
-        if event_id in story.too_old:
-            found.append(("too_old", event_id, f"{event_id} was read more than 7 days after it happened"))
-        if event_id in story.duplicates:
-            found.append(("duplicate", event_id, f"the id {event_id} had been read before"))
-    if not found:
+    started = bool(found) or any(_names(said, conclusion.decision) for conclusion in story.conclusions)
+    for event in story.case.events:
+        if said.anchor not in (None, event.id) or said.member not in (None, event.member):
+            continue
+        if event.id in story.too_old:
+            found.append(("too_old", event.id, f"{event.id} was read more than 7 days after it happened"))
+        if event.id in story.duplicates:
+            found.append(("duplicate", event.id, f"the id {event.id} had been read before"))
+    if not started:
         found.append(("never_entered", None, f"{said.anchor or 'no event'} started nothing"))
     return found
 

@@ -130,10 +130,8 @@ def _message(match: Match, send: Send) -> SendMessage:
 def describe(match: Match, outcome: str, reason: str, inputs: dict[str, Any] | None = None) -> Decision:
     """Build the decision record of a match and note it on the member for the operator's page."""
     plan, at = match.plan, match.at
-    notes = match.member.notes
-    notes.append([at.clock_ms, plan.id, outcome, reason, match.instance_id])
-    if len(notes) > NOTES_MAX:
-        del notes[0]
+    note = [at.clock_ms, plan.id, outcome, reason, match.instance_id]
+    match.member.notes = [*match.member.notes, note][-NOTES_MAX:]
     send = plan.campaign.send
     return Decision(
         decision_id=decision_id(match.instance_id, outcome, reason, f"{at.partition}/{at.offset}"),
@@ -160,9 +158,7 @@ def _fired_before(state: PlanState, named: str) -> bool:
     digest = int(named[:16], 16)
     if digest in state.fired_ids:
         return True
-    state.fired_ids.append(digest)
-    if len(state.fired_ids) > FIRED_IDS_MAX:
-        del state.fired_ids[0]
+    state.fired_ids = [*state.fired_ids, digest][-FIRED_IDS_MAX:]
     return False
 
 

@@ -42,7 +42,7 @@ from streams.routes import Route
 from streams.schedule import arm_dates, fire_date, next_wake
 from streams.views import view_of
 from tables.codec import decode_member, encode_member
-from tables.member_state import RECENT_IDS_MAX, Instance, Member, PlanState
+from tables.member_state import NO_MAP, NO_ROWS, RECENT_IDS_MAX, Instance, Member, PlanState
 from tables.store import StateStore
 
 HINTS_PAGE = 65_536
@@ -321,7 +321,7 @@ class PartitionEngine:
         """Drop what a withdrawn campaign remembers, but its caps: published again, `once` still holds."""
         state = member.plans[plan_id]
         self._counts["instances.withdrawn"] += len(state.instances)
-        state.instances, state.late, state.counts, state.armed = [], [], {}, None
+        state.instances, state.late, state.counts, state.armed = [], NO_ROWS, NO_MAP, None
         if state.empty():
             del member.plans[plan_id]
 

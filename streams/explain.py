@@ -179,12 +179,18 @@ def _step(plan: Plan, step: StepMatch) -> dict[str, Any]:
     return {
         "number": step.index + 1,
         "step": spell_step(plan.steps[step.index].node),
+        "kind": _kind(plan.steps[step.index].kind),
         "event": None if step.seen is None else _event(step.seen),
         "at": _at(step.e),
         "known_at": _at(step.clock_ms),
         "values": {path: value for check in step.checks for path, value in _values(check).items()},
         "with": more,
     }
+
+
+def _kind(kind: str) -> str:
+    """Name what a step is about: an `event` (or several), an `absence`, a `wait` or a `date`."""
+    return {"absent": "absence", "delay": "wait", "date": "date", "calendar": "date"}.get(kind, "event")
 
 
 def _awaits(plan: Plan, instance: Instance) -> dict[str, Any]:
@@ -202,7 +208,7 @@ def _awaits(plan: Plan, instance: Instance) -> dict[str, Any]:
     return {
         "number": instance.step + 1,
         "step": spell_step(step.node),
-        "kind": "absence" if step.kind == "absent" else "wait" if step.kind == "delay" else "event",
+        "kind": _kind(step.kind),
         "since": _at(instance.e_prev),
         "by": _at(deadline),
         "decided_at": None if deadline is None else _at(deadline + plan.campaign.lateness_ms),

@@ -46,6 +46,8 @@ def remember(member: Member, series: Series, moment: Moment) -> bool:
     anchors = series.first_local is None or series.first_local(
         moment.data, {series.first_alias: moment.data}, member.profile, moment.clock
     )
+    if not member.history:
+        member.history = {}
     entries = member.history.setdefault(series.sid, [])
     entries.append([moment.e, moment.offset, keys, data or None, profile or None, anchors])
     edge = moment.clock - series.keep_ms

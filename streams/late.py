@@ -11,20 +11,17 @@ PlanOf = Callable[[str, str], Plan | None]
 
 def note_firing(state: PlanState, instance: Instance, due: int, sent: bool) -> None:
     """Keep what a later event needs to be recognised as late; `sent`: a command went out."""
-    state.late.append(
-        [
-            instance.key,
-            instance.e_prev,
-            due,
-            instance.aliases,
-            instance.correlation,
-            instance.anchor,
-            instance.version,
-            sent,
-        ]
+    entry = (
+        instance.key,
+        instance.e_prev,
+        due,
+        instance.aliases,
+        instance.correlation,
+        instance.anchor,
+        instance.version,
+        sent,
     )
-    if len(state.late) > FIRED_MAX:
-        del state.late[0]
+    state.late = (*state.late, entry)[-FIRED_MAX:]
 
 
 def meets_firing(
@@ -35,7 +32,7 @@ def meets_firing(
         key, e_prev, due, aliases, correlation, anchor, version, sent = entry
         own = plan_of(plan.id, version)
         if own is None or due < moment.clock - MAX_AGE_MS - KEEP_SLACK_MS:
-            state.late.remove(entry)
+            state.late = [kept for kept in state.late if kept is not entry]
             continue
         term = own.steps[-1].term
         if term is None or moment.type not in term.by_type or not e_prev <= moment.e < due:
@@ -45,5 +42,5 @@ def meets_firing(
             continue
         refs = (ref for _, ref in term.by_type[moment.type])
         if any(r.judge is None or r.judge(moment.data, aliases, moment.profile, moment.clock) for r in refs):
-            state.late.remove(entry)
+            state.late = [kept for kept in state.late if kept is not entry]
             yield version, Instance(version, key, correlation, anchor, (0, 0), e_prev, e_prev), due, sent

@@ -34,7 +34,7 @@ def _lines(told: Json) -> Iterator[str]:
     if not told["known"]:
         yield f"member {member}: not found. The log holds {seen}, none of this member."
         return
-    yield f"member {member}, as of {told['as_of']}: {_many(read['events'], 'event')} in a log of {seen}"
+    yield f"member {member}, as of {_when(told['as_of'])}: {_many(read['events'], 'event')} in a log of {seen}"
     for name, words in (("duplicates", "read twice"), ("too_old", "too old (over 7d when read)")):
         if read[name]:
             yield f"  {read[name]} of them {words}"
@@ -59,7 +59,7 @@ def _campaign(campaign: Json) -> Iterator[str]:
 
 def _date(date: Json) -> str:
     if date["fires_at"]:
-        return f"waits for {date['step']}: {date['due']}; fires at {date['fires_at']}"
+        return f"waits for {date['step']}: {_when(date['due'])}; fires at {_when(date['fires_at'])}"
     attribute = date["attribute"]
     return f"no date to wait for: {attribute} is missing or past" if attribute else "no date to wait for any more"
 
@@ -103,7 +103,8 @@ def _life(life: Json, caps: Json) -> Iterator[str]:
 def _step(step: Json, count: int) -> str:
     head = f"step {step['number']} of {count}, {step['step']}:"
     if step["event"] is None:
-        return f"{head} so it was at {step['at']}, decided at {step['known_at']}"
+        words = {"absence": "nothing came by", "wait": "over at", "date": "came at"}[step["kind"]]
+        return f"{head} {words} {_when(step['at'])}, decided at {_when(step['known_at'])}"
     values = f", {_values(step['values'])}" if step["values"] else ""
     others = f", with {', '.join(step['with'])}" if step["with"] else ""
     return f"{head} {_event(step['event'])}{values}{others}"
@@ -112,10 +113,10 @@ def _step(step: Json, count: int) -> str:
 def _awaits(awaits: Json, count: int) -> str:
     head = f"step {awaits['number']} of {count}, {awaits['step']}:"
     if awaits["kind"] == "event":
-        return f"{head} waits until {awaits['by']}, gives up at {awaits['decided_at']}{_have(awaits['have'])}"
+        return f"{head} waits until {_when(awaits['by'])}, gives up at {_when(awaits['decided_at'])}{_have(awaits['have'])}"
     then = "fires" if awaits["last"] else "goes on"
     unless = " unless it comes before then" if awaits["kind"] == "absence" else ""
-    return f"{head} until {awaits['by']}; {then} at {awaits['decided_at']}{unless}"
+    return f"{head} until {_when(awaits['by'])}; {then} at {_when(awaits['decided_at'])}{unless}"
 
 
 def _have(have: Json | None) -> str:
@@ -135,43 +136,43 @@ def _end(life: Json, caps: Json) -> Iterator[str]:
     if result == "fired":
         yield from _fired(life, ended)
     elif result == "suppressed":
-        yield f"did not send at {ended['at']}: {_suppressed(ended, caps)}"
+        yield f"did not send at {_when(ended['at'])}: {_suppressed(ended, caps)}"
     elif result in ("cancelled", "killed"):
         verb = "cancelled by" if result == "cancelled" else "ended by 'without':"
         yield f"{verb} {_event(ended['by'])}{_seen_in(ended['checks'])}"
     elif result == "replaced":
         yield f"begun anew by {_event(ended['by'])}" if ended["by"] else "begun anew by a later event"
     elif result == "expired":
-        yield f"{_ENDS[result]} at {ended['due']}, known at {ended['at']}: {ended['step']} did not come"
+        yield f"{_ENDS[result]} at {_when(ended['due'])}, known at {_when(ended['at'])}: {ended['step']} did not come"
     else:
-        yield f"{_ENDS.get(result, result)}, at {ended['at']}"
+        yield f"{_ENDS.get(result, result)}, at {_when(ended['at'])}"
     if life["late"]:
-        yield f"too late to stop it: {_event(life['late'])}, read at {life['late']['read_at']}"
+        yield f"too late to stop it: {_event(life['late'])}, read at {_when(life['late']['read_at'])}"
 
 
 def _fired(life: Json, ended: Json) -> Iterator[str]:
     command = life["command"]
     if command is None:
-        yield f"fired at {ended['at']}; the campaign sends nothing"
+        yield f"fired at {_when(ended['at'])}; the campaign sends nothing"
         return
-    yield f"fired at {ended['at']}, {command['channel']} command {command['command_id']}"
+    yield f"fired at {_when(ended['at'])}, {command['channel']} command {command['command_id']}"
     if not command["receipts"]:
         yield "no delivery receipt in the log yet"
     for receipt in command["receipts"]:
         why = " ".join(str(receipt[name]) for name in ("code", "reason") if receipt[name])
-        yield f"delivery: {receipt['status']} at {receipt['at']}{f' ({why})' if why else ''}"
+        yield f"delivery: {receipt['status']} at {_when(receipt['at'])}{f' ({why})' if why else ''}"
 
 
 def _suppressed(ended: Json, caps: Json) -> str:
     reason, cap, contact = ended["reason"], ended["cap"], ended["contact"]
     words = _SUPPRESSED.get(reason, str(reason))
     if reason == "cooldown" and cap:
-        return f"{words} of {caps['cooldown']}, fired at {cap['fired_at'][0]}, free again at {cap['free_again_at']}"
+        return f"{words} of {caps['cooldown']}, fired at {_when(cap['fired_at'][0])}, free again at {_when(cap['free_again_at'])}"
     if reason == "limit" and cap:
         limit = f"{caps['limit']['count']} per {caps['limit']['per']}"
-        return f"{words} ({limit}), fired at {', '.join(cap['fired_at'])}, free again at {cap['free_again_at']}"
+        return f"{words} ({limit}), fired at {', '.join(map(_when, cap['fired_at']))}, free again at {_when(cap['free_again_at'])}"
     if reason == "once" and cap:
-        return f"{words}, fired at {cap['fired_at'][0]}"
+        return f"{words}, fired at {_when(cap['fired_at'][0])}"
     if reason == "if_still":
         return f"{words}: {_failing(ended['checks'])}"
     if reason == "no_consent":
@@ -204,8 +205,8 @@ def _why(miss: Json) -> str:
     return {
         "duplicate": "an event with this id was read before",
         "too_old": "too old, it happened more than 7d before it was read",
-        "before_window": f"it happened before {facts.get('from')}, when this step began",
-        "after_window": f"it happened at or after {facts.get('until')}, when this step ended",
+        "before_window": f"it happened before {_when(facts.get('from'))}, when this step began",
+        "after_window": f"it happened at or after {_when(facts.get('until'))}, when this step ended",
         "failed": "the campaign failed on this event; see the dead letters",
     }.get(why, "it moved nothing")
 
@@ -265,8 +266,13 @@ def _event(event: Json) -> str:
     if event["type"] is None:
         return str(event["event_id"])
     if not event["type"]:
-        return f"{event['event_id']} at {event['at']}"
-    return f"{event['type']} {event['event_id']} at {event['at']}"
+        return f"{event['event_id']} at {_when(event['at'])}"
+    return f"{event['type']} {event['event_id']} at {_when(event['at'])}"
+
+
+def _when(text: str | None) -> str:
+    """Shorten an instant: whole seconds need no milliseconds."""
+    return "?" if text is None else text.replace(".000Z", "Z")
 
 
 def _values(values: Json) -> str:

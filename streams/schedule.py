@@ -63,5 +63,5 @@ def fire_date(plan: Plan, state: PlanState, member: Member, offset: int, clock_m
     if plan.where is not None and not plan.where({}, {}, member.profile, clock_ms):
         return
     instance = Instance(plan.version, None, None, label, (offset, 0), due, due)
-    instance.matched.append((0, "", due))
+    instance.matched = ((0, "", due),)
     out.append((COMPLETED, plan, state, instance, due, None))

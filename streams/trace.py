@@ -147,10 +147,10 @@ class Tracer:
     def take(self, record: Record, event: Event | None) -> None:
         """Read one record in log order. `event` None: no event, or one of another member; it moves the clock."""
         self.records += 1
-        if record.key is not None:
-            self.members.add(record.key)
+        key = event.member_id.encode() if event is not None and event.member_id else record.key
+        if key is not None:
+            self.members.add(key)
         if event is not None and event.member_id == self.member_id:
-            self.members.add(self.member_id.encode())
             self._tick(record, always=True)
             self._read(record, event)
         elif event is not None and event.member_id is None and event.type in CONTROL_TYPES:
@@ -227,7 +227,10 @@ class Tracer:
 
     def _note_end(self, kind: str, plan: Plan, member: Member, instance: Instance, offset: int, by: str | None) -> None:
         """Keep how an instance ended, with what refused it; called by the engine."""
-        life = self._lives.get(id(instance)) or self._life(plan, instance)
+        if instance.version != plan.version:  # pushed out for another campaign's sake in the record that began it
+            live = self._engine.registry.live.values()
+            plan = next((own for own in live if own.version == instance.version), plan)
+        life = self._life(plan, instance)
         ending = life.ending = Ending(kind, self._engine.clock_ms, by, self._current if by else None)
         self._ended.append(life)
         if kind != COMPLETED:

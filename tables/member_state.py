@@ -1,5 +1,6 @@
 """What is remembered of one member: profile, history, live instances, caps, touches."""
 
+from collections.abc import Sequence
 from typing import Any
 
 RECENT_IDS_MAX = 16  # SEMANTICS 6: a repeat within the member's last 16 read is a duplicate
@@ -11,6 +12,11 @@ TOUCHES_MAX = 16  # messages that may still earn a conversion
 NOTES_MAX = 8  # recent decisions kept for the operator's page
 FIRED_IDS_MAX = 16  # instance ids remembered as fired; sinks drop what repeats beyond
 FIRED_MAX = 4  # firings that may still meet a late cancelling event
+
+# Most members have none of most things: they share these two. So a field that may hold one is replaced, never
+# changed in place, unless the code has just put a container of its own there.
+NO_MAP: dict[Any, Any] = {}
+NO_ROWS: Sequence[Any] = ()
 
 Key = Any
 """Correlation key: a normalised scalar, a tuple of them for several `same` paths, None without `same`."""
@@ -54,13 +60,13 @@ class Instance:
         self.due: int | None = None
         self.end: int | None = None
         self.blocked_e: int | None = None
-        self.aliases: dict[str, dict[str, Any]] = {}
-        self.last: dict[str, Any] = {}  # attributes of the latest matched event that firing needs
-        self.matched: list[tuple[int, str, int]] = []  # (step, event id, e), in step order, at most 8
-        self.seen: dict[int, Any] = {}
-        self.counted: list[tuple[int, Any]] = []
-        self.seen_without: dict[int, Any] = {}
-        self.own: list[int] = []  # offsets of its own records at e_prev: they may not end it
+        self.aliases: dict[str, dict[str, Any]] = NO_MAP
+        self.last: dict[str, Any] = NO_MAP  # attributes of the latest matched event that firing needs
+        self.matched: Sequence[tuple[int, str, int]] = NO_ROWS  # (step, event id, e), in step order, at most 8
+        self.seen: dict[int, Any] = NO_MAP
+        self.counted: Sequence[tuple[int, Any]] = NO_ROWS
+        self.seen_without: dict[int, Any] = NO_MAP
+        self.own: Sequence[int] = NO_ROWS  # offsets of its own records at e_prev: they may not end it
 
     @property
     def deadline(self) -> int | None:
@@ -82,12 +88,12 @@ class PlanState:
 
     def __init__(self) -> None:
         self.instances: list[Instance] = []
-        self.counts: dict[Key, list[Any]] = {}
+        self.counts: dict[Key, list[Any]] = NO_MAP
         self.counts_version = ""
-        self.fired: dict[Key, list[int]] = {}
-        self.late: list[list[Any]] = []
+        self.fired: dict[Key, list[int]] = NO_MAP
+        self.late: Sequence[Sequence[Any]] = NO_ROWS
         self.armed: tuple[int, str] | None = None
-        self.fired_ids: list[int] = []
+        self.fired_ids: Sequence[int] = NO_ROWS
 
     def empty(self) -> bool:
         """Tell whether nothing is left to remember."""
@@ -111,11 +117,11 @@ class Member:
         self.member_id = member_id
         self.applied = -1
         self.recent: list[int] = []
-        self.profile: dict[str, Any] = {}
-        self.history: dict[str, list[Any]] = {}
+        self.profile: dict[str, Any] = NO_MAP
+        self.history: dict[str, list[Any]] = NO_MAP
         self.plans: dict[str, PlanState] = {}
-        self.touches: list[list[Any]] = []
-        self.notes: list[list[Any]] = []
+        self.touches: Sequence[Sequence[Any]] = NO_ROWS
+        self.notes: Sequence[Sequence[Any]] = NO_ROWS
         self.hint: int | None = None
         self.scheduled: int | None = None  # earliest wake-up in the engine's queue; memory only
         self.epoch = 0  # the last epoch that changed it; memory only

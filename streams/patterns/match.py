@@ -5,7 +5,7 @@ Pure: it changes the member's overlay it is given and appends outcomes. The rule
 first, then the start.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from streams.patterns.expressions import Data, capture
@@ -18,7 +18,16 @@ from streams.patterns.windows import (
     aggregate_values,
     find_set,
 )
-from tables.member_state import INSTANCES_MAX, INSTANCES_PER_PLAN_MAX, KEYS_MAX, Instance, Member, PlanState
+from tables.member_state import (
+    INSTANCES_MAX,
+    INSTANCES_PER_PLAN_MAX,
+    KEYS_MAX,
+    NO_MAP,
+    NO_ROWS,
+    Instance,
+    Member,
+    PlanState,
+)
 
 COMPLETED = "completed"
 CANCELLED = "cancelled"
@@ -132,6 +141,8 @@ def _step(plan: Plan, instance: Instance, member: Member, moment: Moment) -> str
     if not instance.e_prev <= moment.e < end:
         return ""
     for number, term in enumerate(step.without):
+        if term.kind == "all" and not instance.seen_without:
+            instance.seen_without = {}
         if _meets_term(term, instance, moment, number * 64, instance.seen_without):
             return KILLED
     reached = _positive(plan, step, instance, moment)
@@ -143,6 +154,8 @@ def _step(plan: Plan, instance: Instance, member: Member, moment: Moment) -> str
 def _meets_absence(step: StepPlan, instance: Instance, moment: Moment) -> bool:
     if step.term is None or instance.due is None or not instance.e_prev <= moment.e < instance.due:
         return False
+    if step.term.kind == "all" and not instance.seen:
+        instance.seen = {}
     return _meets_term(step.term, instance, moment, 0, instance.seen)
 
 
@@ -177,8 +190,7 @@ def _positive(plan: Plan, step: StepPlan, instance: Instance, moment: Moment) ->
         instance.counted = [(entry[0], entry[1]) for entry in entries]
         reached = entries[-1][0] if inside and len(entries) == step.count else None
     elif step.kind == "all":
-        for index in hit:
-            instance.seen[index] = (moment.e, moment.offset)
+        instance.seen = {**instance.seen, **{index: (moment.e, moment.offset) for index in hit}}
         complete = all(index in instance.seen for index in range(len(term.refs)))
         reached = max(e for e, _ in instance.seen.values()) if complete else None
     elif step.kind == "aggregate":
@@ -206,27 +218,24 @@ def _where(plan: Plan, step: StepPlan, aliases: dict[str, Any], moment: Moment) 
 
 
 def _advance(
-    plan: Plan, instance: Instance, member: Member, moment: Moment, reached: int, own: list[int] | None = None
+    plan: Plan, instance: Instance, member: Member, moment: Moment, reached: int, own: Sequence[int] | None = None
 ) -> str:
     """Reach the awaited step at event time `reached`; `own`: offsets of the records of a first step at that time."""
     step = plan.steps[instance.step]
     if own is None:
-        own = [] if reached > instance.e_prev else list(instance.own)
+        own = () if reached > instance.e_prev else instance.own
         if step.kind == "all":
-            own.extend(offset for e, offset in instance.seen.values() if e == reached)
+            own = (*own, *(offset for e, offset in instance.seen.values() if e == reached))
         elif step.kind == "count":
-            own.extend(offset for e, offset in instance.counted if e == reached)
+            own = (*own, *(offset for e, offset in instance.counted if e == reached))
         elif step.kind == "aggregate":
-            own.extend(entry[0] for e, entry in instance.counted if e == reached)
-    instance.own = own
-    instance.matched.append((instance.step, moment.event_id, reached))
-    if step.alias:
-        names = plan.captures[step.alias]
-        instance.aliases[step.alias] = capture(moment.data, names) if names else {}
+            own = (*own, *(entry[0] for e, entry in instance.counted if e == reached))
+    instance.own = (*own, moment.offset) if moment.e == reached else own
+    instance.matched = (*instance.matched, (instance.step, moment.event_id, reached))
+    if step.alias and plan.captures[step.alias]:
+        instance.aliases = {**instance.aliases, step.alias: capture(moment.data, plan.captures[step.alias])}
     if plan.last_names:
         instance.last = capture(moment.data, plan.last_names)
-    if moment.e == reached:
-        instance.own.append(moment.offset)
     if instance.step + 1 == len(plan.steps):
         return COMPLETED
     return "advanced" if enter(plan, instance, member, moment.offset, reached) else CANCELLED
@@ -239,7 +248,7 @@ def enter(plan: Plan, instance: Instance, member: Member, offset: int, e_prev: i
         False if history read before `offset` already ends it: the awaited absence was broken (SEMANTICS 15).
     """
     if instance.step:
-        instance.seen, instance.counted, instance.seen_without = {}, [], {}
+        instance.seen, instance.counted, instance.seen_without = NO_MAP, NO_ROWS, NO_MAP
         instance.due = instance.end = instance.blocked_e = None
     instance.step += 1
     instance.e_prev = e_prev
@@ -301,7 +310,7 @@ def _absence_broken(term: TermPlan, instance: Instance, member: Member, offset: 
         if times:
             if term.kind != "all":
                 return True
-            instance.seen[index] = (times[-1], -1)
+            instance.seen = {**instance.seen, index: (times[-1], -1)}
     return term.kind == "all" and all(index in instance.seen for index in range(len(term.refs)))
 
 
@@ -345,7 +354,7 @@ def try_start(
             return
         _begin_each(plan, state, member, moment, advanced, out)
         return
-    if state.counts_version != plan.shape:
+    if state.counts_version != plan.shape or state.counts is NO_MAP:
         state.counts, state.counts_version = {}, plan.shape
     for key, correlation in moment.keys_for(plan):
         if advanced.get(key):
@@ -451,7 +460,7 @@ def _begin(
     moment.begun += 1
     started = (moment.offset, moment.begun)
     instance = Instance(plan.version, key, keyed[1], start.anchor, started, start.e_first, e_anchor)
-    own = [o for e, o in start.records if e == e_anchor] if start.records else []
+    own = [o for e, o in start.records if e == e_anchor] if start.records else NO_ROWS
     result = _advance(plan, instance, member, moment, e_anchor, own)
     if result == "advanced":
         _make_room(plan, state, member, out)
@@ -490,7 +499,7 @@ def reach_deadline(
         out.append((EXPIRED, plan, state, instance, None, None))
         return
     due = instance.due or 0
-    instance.matched.append((instance.step, "", due))
+    instance.matched = (*instance.matched, (instance.step, "", due))
     if instance.step + 1 == len(plan.steps):
         state.instances.remove(instance)
         _spend(plan, state, instance.key)
@@ -503,5 +512,5 @@ def reach_deadline(
 
 def _spend(plan: Plan, state: PlanState, key: Any) -> None:
     """After a match, what was read up to it is spent for its key (SEMANTICS 49, 50)."""
-    if plan.steps[0].kind in ("count", "aggregate", "all"):
+    if state.counts:
         state.counts.pop(key, None)

@@ -119,7 +119,7 @@ async def test_worker_frozen_past_its_session_writes_nothing_over_its_successor(
         try:
             await until(lambda: len(successor.worker.tasks) == 2, "partitions shared")
             frozen.send_signal(signal.SIGSTOP)  # most likely with epochs in flight
-            await until(lambda: len(successor.worker.tasks) == 4, "successor owns all", 30)
+            await until(lambda: len(successor.worker.tasks) == 4, "successor owns all", 80)
             await asyncio.sleep(1)
             frozen.send_signal(signal.SIGCONT)
             await trickling

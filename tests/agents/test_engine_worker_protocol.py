@@ -14,6 +14,7 @@ from agents.batching import BatchConsumer, BatchScheduler, OffsetTracker, Sent
 from agents.engine_worker import EPOCH_RECORDS, EPOCHS_IN_FLIGHT, Lease, PartitionTask
 from agents.metrics import EngineMetrics
 from agents.outbox import Outbox
+from schemas.errors import StateError
 from tables.rocks import RocksStore
 from tests.agents.counting_engine import CountingEngine
 from tests.agents.engine_bench import SMALL
@@ -213,6 +214,20 @@ async def test_worker_that_was_paused_sends_and_writes_nothing_more(bench: Bench
     assert bench.writer.log.count("send commands") == 1
     assert len(bench.failures) == 2
     assert "did not run for 1.5 s" in str(bench.failures[0])
+
+
+def test_renewal_after_a_pause_does_not_hide_the_pause() -> None:
+    now = [0.0]
+    lease = Lease(1.0, lambda: now[0])
+    now[0] = 0.9
+    lease.renew()
+    now[0] = 2.0
+    with pytest.raises(StateError, match="did not run for 1.1 s"):
+        lease.renew()
+    with pytest.raises(StateError):
+        lease.check()
+    lease.begin()
+    lease.check()
 
 
 def test_without_broker_time_append_time_never_goes_back_nor_beyond_the_wall_clock(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ EPOCH_MS = 1_704_067_200_000  # 2024-01-01T00:00:00Z is minute 0 of every case
 LAST_TICK = 120  # minutes after a case's last event: beyond every span in the data, so that each absence fires
 ENVELOPE = {"id", "type", "at", "read", "member"}
 KEYS = {"name", "origin", "theirs_pattern", "campaign", "events", "theirs"}
-EXTRA = {"note", "coincides", "ends", "window", "repeats", "fires", "differs", "draft"}
+EXTRA = {"note", "coincides", "strict", "ends", "window", "repeats", "fires", "differs", "draft"}
 
 Ends = tuple[str, str | int]
 """What one firing names: its anchor, and the event that completed it or, for an absence, the due in minutes."""
@@ -46,6 +46,21 @@ class Case:
     def origins(self) -> list[str]:
         origin = self.data["origin"]
         return list(origin) if isinstance(origin, list) else [origin]
+
+    @property
+    def counts(self) -> bool:
+        """Whether this case is among those we claim: equal, from Flink's own suites, and not told once already."""
+        return not {"differs", "draft", "repeats"} & self.data.keys()
+
+    @property
+    def row(self) -> str:
+        """The case's line in docs/conformance.md."""
+        if "differs" in self.data:
+            last = self.data["differs"]
+        else:
+            last = "one for one" if len(self.data["theirs"]) == len(set(self.theirs)) else "first and last"
+            last += ", without" if "strict" in self.data else ", one candidate" if "coincides" in self.data else ""
+        return f"| {', '.join(f'`{o}`' for o in self.origins)} | {self.name} | {last} |"
 
     @property
     def theirs(self) -> list[Ends]:
@@ -118,6 +133,31 @@ def fired_by_oracle(case: Case) -> list[Ends]:
     campaign = {"campaign": "flink", **case.data["campaign"]}
     out = oracle_firings([campaign], [msgspec.json.decode(text) for text in case.lines])
     return [(f["anchor"], f["completed_by"] or (f["due"] - EPOCH_MS) / MINUTE_MS) for f in out]
+
+
+def test_data_files_hold_what_the_legend_says():
+    for case in cases():
+        assert case.data.keys() >= KEYS, case.name
+        assert case.data.keys() <= KEYS | EXTRA, case.name
+        assert ("fires" in case.data) == ("differs" in case.data), case.name
+
+
+def test_at_least_sixty_cases_are_claimed_each_with_an_origin_of_its_own():
+    claimed = [c for c in cases() if c.counts]
+    assert len([c for c in claimed if "coincides" not in c.data]) >= 60
+    assert max(Counter(o for c in claimed for o in c.origins).values()) == 1
+
+
+def test_the_docs_list_every_case_and_count_them_right():
+    text = DOCS.read_text()
+    assert [c.row for c in cases() if c.row not in text] == []
+    claimed = [c for c in cases() if c.counts]
+    one = sum(len(c.data["theirs"]) == len(set(c.theirs)) for c in claimed)
+    coincide = sum("coincides" in c.data for c in claimed)
+    differ = sum("differs" in c.data for c in cases())
+    assert f"**{len(claimed)} cases equal**: {one} one for one, {len(claimed) - one} by first and last event" in text
+    assert f"{coincide} of them have a step of theirs that is `followedByAny`" in text
+    assert f"**{differ} cases differ on purpose**" in text
 
 
 @pytest.mark.parametrize("case", chosen(differs=False))

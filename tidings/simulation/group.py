@@ -107,8 +107,12 @@ class Group:
         world, number = self._world, self._round
         world.tell(f"group: rebalance {number} of {sorted(self._members)}")
         for process in list(self._members.values()):
-            world.after(world.rng.randrange(HEARTBEAT_MS), lambda p=process: p.deliver(p.rejoin))
+            world.after(world.rng.randrange(HEARTBEAT_MS), lambda p=process: self._notify(number, p))
         world.after(REBALANCE_MS, lambda: self._expire_round(number))
+
+    def _notify(self, number: int, process: Any) -> None:
+        if number == self._round and self._name(process) not in self._joined:
+            process.deliver(process.rejoin)
 
     def _expire_round(self, number: int) -> None:
         if number == self._round and not self.stable:

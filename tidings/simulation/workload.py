@@ -48,22 +48,20 @@ def make_partition(seed: int, partition: int, source: Source, world: World, faul
     rng = world.rng
     campaigns, events = source.case(seed * 4 + partition, 3, most)
     lines = [_line(event, partition) for event in with_append_times(events)]
-    texts = [spell(campaign) for campaign in campaigns]
-    loaded = [load_campaign(text, "campaign.yaml", lenient=True) for text in texts]
-    for campaign, text, (read, findings) in zip(campaigns, texts, loaded, strict=True):
-        if read is None:
-            raise ValueError(f"campaign {campaign['campaign']}: {errors(findings)}\n{text}")
-    strict = not any(errors(load_campaign(text, "campaign.yaml")[1]) for text in texts)
+    found = [(c, load_campaign(spell(c), "campaign.yaml", lenient=True)[0]) for c in campaigns]
+    campaigns = [campaign for campaign, read in found if read is not None]  # a source may make what is refused
+    loaded = [read for _, read in found if read is not None]
+    strict = not any(errors(load_campaign(spell(c), "campaign.yaml")[1]) for c in campaigns)
     if faults.anywhere("duplicates"):
         _disturb(lines, world)
-    lateness = {read.campaign: read.lateness_ms for read, _ in loaded if read is not None}
+    lateness = {read.campaign: read.lateness_ms for read in loaded}
     work = PartitionWork(campaigns, None, lines, lateness_ms=lateness)
     if not strict or rng.random() < 0.4:
-        work.plans = [Plan(read) for read, _ in loaded if read is not None]
+        work.plans = [Plan(read) for read in loaded]
         return work
     first = lines[0][0] if lines else world.now
     head = [(first, None, _published(campaign, first)) for campaign in campaigns]
-    if faults.anywhere("edits") and rng.random() < 0.5 and lines:
+    if faults.anywhere("edits") and rng.random() < 0.5 and lines and campaigns:
         work.edited = True
         other, _ = source.case(seed * 4 + partition + 1_000_003, 3, 5)
         _edit(lines, campaigns, other, world)

@@ -1,5 +1,6 @@
 import io
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import aiohttp
@@ -98,7 +99,21 @@ async def test_without_a_configured_token_all_but_the_probes_is_refused_with_the
         await runner.cleanup()
 
 
-async def test_a_failing_page_tells_neither_the_asker_nor_the_log_what_it_was_about(role: Role) -> None:
+@pytest.fixture
+def written() -> Iterator[io.StringIO]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    stream = io.StringIO()
+    logs.set_up("info", stream)
+    yield stream
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+async def test_a_failing_page_tells_neither_the_asker_nor_the_log_what_it_was_about(
+    role: Role, written: io.StringIO
+) -> None:
     app = web.Application()
     install(app, role.probes, TOKEN)
 
@@ -109,17 +124,14 @@ async def test_a_failing_page_tells_neither_the_asker_nor_the_log_what_it_was_ab
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    stream = io.StringIO()
-    logs.set_up("info", stream)
     try:
         status, body, _ = await ask(f"http://127.0.0.1:{runner.addresses[0][1]}/members/ann-41", headers=BEARER)
     finally:
-        logs.set_up("info")
         await runner.cleanup()
     assert status == 500
     assert "ann-41" not in body
-    assert "web request failed" in stream.getvalue()
-    assert "ann-41" not in stream.getvalue()
+    assert "web request failed" in written.getvalue()
+    assert "ann-41" not in written.getvalue()
 
 
 async def test_a_taken_port_is_an_operators_error(base: str, role: Role) -> None:
