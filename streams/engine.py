@@ -68,6 +68,7 @@ class PartitionEngine:
         member_cache: how many decoded members may stay in memory between epochs.
         durable: False when nobody will write the epochs (replay): members then stay in memory and are not encoded.
         decisions: False when only firings are wanted: no decisions, commands and notes.
+        decode: reads a record's value; another one where producers write Avro.
         observer: told of every instance that ends: (kind, plan, member, instance, offset, event id that did it).
     """
 
@@ -81,6 +82,7 @@ class PartitionEngine:
         member_cache: int = 100_000,
         durable: bool = True,
         decisions: bool = True,
+        decode: Callable[[bytes | None], Event] = decode_event,
         observer: Observer | None = None,
     ) -> None:
         self.partition = partition
@@ -89,6 +91,7 @@ class PartitionEngine:
         self.clock_ms = 0
         self._durable = durable
         self._decisions = decisions
+        self._decode = decode
         self._observer = observer
         self._store = store
         self._member_cache = member_cache
@@ -130,8 +133,9 @@ class PartitionEngine:
         self._changed = {}
         self._counts = Counter()
         self._event_count = 0
+        given = events is not None
         if events is None:
-            events = [self._read(record) for record in records]
+            events = [self._read(record) if record.offset > self.applied_offset else None for record in records]
         members, heap = self._members, self._heap
         self._load([event.member_id for event in events if event is not None and event.member_id not in members])
         for record, event in zip(records, events, strict=True):
@@ -142,7 +146,8 @@ class PartitionEngine:
             if heap and heap[0][0] <= self.clock_ms:
                 self._fire_due(record)
             if event is None:
-                self._read(record)  # a line of a recorded log that is no event: refused here, at its place
+                if given:
+                    self._read(record)  # a line of a recorded log that is no event: refused here, at its place
             elif event.member_id is not None:
                 self._apply(record, event, members[event.member_id])
             elif event.type in CONTROL_TYPES:
@@ -190,7 +195,7 @@ class PartitionEngine:
         if record.offset <= self.applied_offset:
             return None
         try:
-            return decode_event(record.value)
+            return self._decode(record.value)
         except DecodeError as error:
             self._refuse(record, error.reason, error.message)
             return None

@@ -42,7 +42,8 @@ def fire_at_of(record: bytes) -> int | None:
 
 def encode_member(member: Member, fire_at_ms: int | None) -> bytes:
     """Encode a member; `fire_at_ms` is its earliest timer on the clock."""
-    plans = {name: _pack_plan(state) for name, state in member.plans.items() if not state.empty()}
+    # Sorted: the order of first use in memory is not that after a reload, and equal states must be equal bytes.
+    plans = {name: _pack_plan(state) for name, state in sorted(member.plans.items()) if not state.empty()}
     recent = b"".join(n.to_bytes(_ID_BYTES, "big") for n in member.recent)
     return _encode(
         [

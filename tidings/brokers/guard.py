@@ -53,4 +53,5 @@ def main(bound_s: float, command: list[str], inherit: tuple[int, ...]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(float(sys.argv[1]), sys.argv[3:], (int(sys.argv[2]),)) and 1)
+    ended = main(float(sys.argv[1]), sys.argv[3:], (int(sys.argv[2]),))
+    sys.exit(ended if ended >= 0 else 128 - ended)  # as shells say "by signal"

@@ -63,6 +63,7 @@ class Broker:
         self._world = world
         self._faults = faults
         self._behind_ms = 0
+        self._all: list[dict[bytes, list[tuple[int, bytes | None]]]] = [{} for _ in range(partitions)]
         self._applied: list[dict[bytes, int]] = [{} for _ in range(partitions)]
 
     def append_event(self, partition: int, key: bytes | None, value: bytes, append_ms: int | None = None) -> None:
@@ -106,6 +107,7 @@ class Broker:
             if key is None:
                 raise ValueError("changelog: record without key")
             log.records.append(Stored(log.end, world.now, key, value, partition, world.now))
+            self._all[partition].setdefault(key, []).append((log.end, value))
             log.end += 1
             self._require_monotonic(partition, key, value, applied)
             if value is None:
@@ -116,6 +118,19 @@ class Broker:
         if self._faults.anywhere("compaction") and world.chance(15):
             self._compact(log)
         return base
+
+    def was_stored(self, partition: int, key: bytes, value: bytes | None) -> bool:
+        """Tell whether this very value of a key was ever in a changelog."""
+        return any(stored == value for _, stored in reversed(self._all[partition].get(key, [])))
+
+    def folded(self, partition: int, offset: int) -> dict[bytes, bytes]:
+        """Fold a changelog, as if never compacted, up to and including an offset."""
+        found: dict[bytes, bytes] = {}
+        for key, values in self._all[partition].items():
+            latest = next((value for at, value in reversed(values) if at <= offset), None)
+            if latest is not None:
+                found[key] = latest
+        return found
 
     def _require_monotonic(self, partition: int, key: bytes, value: bytes | None, applied: dict[bytes, int]) -> None:
         """I8: what a member (or the partition, in its meta record) has applied never goes back."""

@@ -159,7 +159,7 @@ class Judge:
         expected = {**reference.members, **reference.metas}
         for key in sorted(expected.keys() | fold.keys()):
             if expected.get(key) != fold.get(key):
-                text = f"partition {partition}, {key!r}: {_show(fold.get(key))}, a replay gives {_show(expected.get(key))}"
+                text = f"partition {partition}, {key!r}: {_difference(fold.get(key), expected.get(key))}"
                 self._world.accuse("states", text)
                 return
 
@@ -203,5 +203,23 @@ def _same(firing: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
     return all(firing[name] == value for name, value in expected.items())
 
 
-def _show(value: bytes | None) -> Any:
-    return None if value is None else msgspec.msgpack.decode(value)
+def _difference(got: bytes | None, want: bytes | None) -> str:
+    """Name the first place at which two stored values differ."""
+    if got is None or want is None:
+        return f"got {got!r}, a replay gives {want!r}"
+    return _first_difference(msgspec.msgpack.decode(got), msgspec.msgpack.decode(want), "")
+
+
+def _first_difference(got: Any, want: Any, path: str) -> str:
+    if isinstance(got, dict) and isinstance(want, dict):
+        if list(got) == list(want):
+            pairs = [(got[name], want[name], f"{path}.{name}") for name in got]
+            return next((_first_difference(*pair) for pair in pairs if pair[0] != pair[1] or _order(pair)), path)
+    elif isinstance(got, list) and isinstance(want, list) and len(got) == len(want):
+        pairs = [(a, b, f"{path}[{n}]") for n, (a, b) in enumerate(zip(got, want, strict=True))]
+        return next((_first_difference(*pair) for pair in pairs if pair[0] != pair[1] or _order(pair)), path)
+    return f"at {path}: got {got!r}, a replay gives {want!r}"
+
+
+def _order(pair: tuple[Any, Any, str]) -> bool:
+    return bool(msgspec.msgpack.encode(pair[0]) != msgspec.msgpack.encode(pair[1]))

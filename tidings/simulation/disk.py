@@ -9,6 +9,8 @@ from tables.rocks import RocksStore
 from tables.store import Hint, MemoryStore
 from tidings.simulation.world import World
 
+Wrote = Callable[[int, "SimStore", Mapping[bytes, bytes | None]], None]
+
 UNSYNCED_WRITES = 12  # the system syncs at the latest after so many
 
 
@@ -17,6 +19,7 @@ class SimStore(MemoryStore):
 
     def __init__(self) -> None:
         super().__init__()
+        self.exact = True  # False while its last write came with an unknown changelog offset
         self._fire_at = fire_at_of
         self._synced = MemoryStore()
         self._tail: list[tuple[Any, ...]] = []
@@ -30,6 +33,7 @@ class SimStore(MemoryStore):
     ) -> None:
         """See StateStore."""
         super().write(members, meta, hints, changelog_offset)
+        self.exact = changelog_offset is not None
         self._tail.append((dict(members), dict(meta), list(hints), changelog_offset))
         if len(self._tail) > UNSYNCED_WRITES:
             self._synced.write(*self._tail.pop(0))
@@ -43,6 +47,7 @@ class SimStore(MemoryStore):
         for write in self._tail[:keep]:
             self._synced.write(*write)
         self._tail = []
+        self.exact = False
         self.members, self.metas = dict(self._synced.members), dict(self._synced.metas)
         self.hints, self.offset = list(self._synced.hints), self._synced.offset
 
@@ -50,7 +55,7 @@ class SimStore(MemoryStore):
 class Handle:
     """An open store as one process holds it. Once closed it refuses, as RocksDB does; a write then breaks I4."""
 
-    def __init__(self, store: SimStore, partition: int, world: World, wrote: Callable[[int, Any, Any], None]) -> None:
+    def __init__(self, store: SimStore, partition: int, world: World, wrote: Wrote) -> None:
         self.store = store
         self.closed = False
         self._partition = partition
@@ -80,8 +85,8 @@ class Handle:
         if self.closed:
             self._world.accuse("I4", f"store of partition {self._partition}: written after it was given up")
             raise StateError(f"members-{self._partition}: closed")
-        self._wrote(self._partition, members, meta)
         self.store.write(members, meta, hints, changelog_offset)
+        self._wrote(self._partition, self.store, {**members, **meta})
 
     def apply_changelog(self, entries: Sequence[tuple[bytes, bytes | None]], last_offset: int) -> None:
         """See RocksStore."""
@@ -99,7 +104,7 @@ class Handle:
 class Stores:
     """Stands in for tables.declare.MemberStores: the stores that one process has open on one disk."""
 
-    def __init__(self, disk: dict[int, SimStore], world: World, wrote: Callable[[int, Any, Any], None]) -> None:
+    def __init__(self, disk: dict[int, SimStore], world: World, wrote: Wrote) -> None:
         self._disk = disk
         self._world = world
         self._wrote = wrote

@@ -98,8 +98,21 @@ class FaustPart(driver.Consumer):  # type: ignore[misc]
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Commit what is acked."""
         process = self.process
+        if process.committing is not None:  # one at a time; who comes meanwhile only waits, as in Faust
+            await asyncio.wait([process.committing])
+            return False
+        process.committing = asyncio.get_running_loop().create_future()
+        try:
+            return await self._commit_acked()
+        finally:
+            if not process.committing.done():
+                process.committing.set_result(None)
+            process.committing = None
+
+    async def _commit_acked(self) -> bool:
+        process = self.process
         offsets: dict[int, int] = {}
-        for tp in self.assignment():
+        for tp in sorted(self.assignment()):
             offset = self._new_offset(tp)
             before = self._committed_offset.get(tp)
             if offset is not None and (before is None or offset > before):
@@ -189,6 +202,7 @@ class Process:
         self.positions: dict[int, int] = {}
         self.queue: deque[Delivery] = deque()
         self.given_up: set[int] = set()
+        self.committing: asyncio.Future[None] | None = None
         self._ended = ended
         world = shared.world
         self.loop = VirtualLoop(world, self.deliver)
@@ -239,7 +253,7 @@ class Process:
         if self.paused:
             self._inbox.append(do)
             return
-        self.worker.lease.renew()  # its timer runs five times a second, so it ran just now
+        self.worker.lease.begin()  # renewed five times a second, so just now
         do()
         self._run()
 
@@ -388,11 +402,8 @@ class Process:
             event = SimpleNamespace(message=SimpleNamespace(partition=partition), value=found)
             cast(Any, StoreAdapter.apply_changelog_batch)(reader, [event], None, None)
             position = found[-1].offset + 1
-        self._compare_with_fold(partition, store.store, end)
-
-    def _compare_with_fold(self, partition: int, store: SimStore, end: int) -> None:
-        broker = self.shared.broker
-        if broker.changelog[partition].end == end and {**store.members, **store.metas} != broker.fold[partition]:
+        sim = store.store
+        if end and {**sim.members, **sim.metas} != self.shared.broker.folded(partition, end - 1):
             self.shared.world.accuse("I7", f"{self.name}: store of partition {partition} is not the changelog's fold")
 
     # ------------------------------------------------------------ records in
@@ -484,14 +495,15 @@ class Process:
 
     # ------------------------------------------------------------ watching
 
-    def _wrote(self, partition: int, members: Mapping[bytes, bytes | None], meta: Mapping[bytes, bytes | None]) -> None:
-        """I3: what is written locally is in the changelog, or (if another wrote after us) was overwritten there."""
-        fold = self.shared.broker.fold[partition]
-        if META_CLOCK in meta and fold.get(META_CLOCK) != meta[META_CLOCK]:
-            text = f"{self.name}: store of partition {partition} written, the changelog's last epoch is another"
-            self.shared.world.accuse("I3", text)
-        elif any(fold.get(key) != value for key, value in {**members, **meta}.items()):
-            self.shared.world.accuse("I3", f"{self.name}: store of partition {partition} differs from the changelog")
+    def _wrote(self, partition: int, store: SimStore, data: Mapping[bytes, bytes | None]) -> None:
+        """I3, I6: what was written is in the changelog, and the store is the changelog's fold up to its own offset."""
+        broker = self.shared.broker
+        if not all(broker.was_stored(partition, key, value) for key, value in data.items()):
+            self.shared.world.accuse("I3", f"{self.name}: store of partition {partition} has what the changelog has not")
+        elif store.offset is not None and store.exact:
+            if {**store.members, **store.metas} != broker.folded(partition, store.offset):
+                text = f"{self.name}: store of partition {partition} is not the changelog's fold up to {store.offset}"
+                self.shared.world.accuse("I6", text)
 
 
 def owners_of(processes: Sequence[Process]) -> dict[int, Process]:

@@ -7,7 +7,7 @@ from schemas.codec import decode_command
 from schemas.commands import SendMessage
 from schemas.ids import h128
 from streams.engine import PartitionEngine
-from tidings.simulation.broker import Broker, Stored
+from tidings.simulation.broker import MAX_WIRE_MS, Broker, Stored
 from tidings.simulation.checks import Judge
 from tidings.simulation.disk import SimStore, lose
 from tidings.simulation.faults import DEFAULT, Faults
@@ -205,7 +205,10 @@ class Run:
 
     def _ended(self, process: Process) -> None:
         self.killed += 1
-        self.world.after(self.world.rng.choice(RESTARTS_MS), lambda: self._start(process.slot))
+        delay = self.world.rng.choice(RESTARTS_MS)
+        if self.group.static and "quick" not in self.faults.kinds:
+            delay = max(delay, MAX_WIRE_MS + 100)  # assumed: what a process sent has arrived before it runs again
+        self.world.after(delay, lambda: self._start(process.slot))
 
     # ------------------------------------------------------------ troubles
 

@@ -122,6 +122,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.set_exception_handler(lambda loop, context: None)
         for task in asyncio.all_tasks(self):
             task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - killed on purpose
+            coroutine = task.get_coro()
+            if coroutine is not None and getattr(coroutine, "cr_frame", None) is not None and coroutine.cr_await is None:
+                coroutine.close()  # type: ignore[union-attr]  # never begun: Python would warn that nobody awaited it
         self.close()
 
     def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:

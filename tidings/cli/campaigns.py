@@ -1,0 +1,381 @@
+"""`campaigns list|publish|withdraw|show`: campaigns reach the running workers through the log, as control records."""
+
+import difflib
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from agents.topics import EVENTS
+from schemas.campaign import Campaign
+from schemas.codec import decode_event, encode_event
+from schemas.errors import DecodeError, OperatorError
+from schemas.events import CAMPAIGN_PUBLISHED, CAMPAIGN_WITHDRAWN, CONTROL_TYPES, Event
+from schemas.findings import ERROR
+from schemas.ids import h128
+from schemas.instants import instant_text
+from streams.campaigns import load_campaign
+from tidings.brokers import attach
+from tidings.cli.check import examine
+from tidings.cli.output import output_option, print_rows
+from tidings.cli.progress import Bar
+from tidings.config import Settings
+from tidings.files import campaign_paths, cases_path, read_text
+from tidings.producing import Sender
+from tidings.web.ask import ask
+
+POLL_S = 0.25  # an edit is to be live within a second: a quarter to see it, the rest to check and send it
+READ_TIMEOUT_S = 30.0
+LIVE, WITHDRAWN, MIXED = "live", "withdrawn", "mixed"
+COLUMNS = ("campaign", "version", "state", "partitions", "published_at", "title")
+
+broker_option = click.option("--broker", metavar="local|HOST:PORT,…", help="The broker; default TIDINGS_BROKER.")
+
+
+@click.group()
+def campaigns() -> None:
+    """List, publish and withdraw campaigns.
+
+    A campaign is live once its control record is on every partition of the topic 'events': running workers take it up
+    from there, without a restart, and a replay of the log runs the same versions at the same places.
+
+    \b
+    Examples:
+      python -m tidings campaigns publish campaigns/demo
+      python -m tidings campaigns publish --watch campaigns/demo
+      python -m tidings campaigns list
+      python -m tidings campaigns withdraw thank_you
+    """  # noqa: D301 click wants the character itself
+
+
+# ---------------------------------------------------------------- publish
+
+
+@campaigns.command()
+@click.argument("paths", metavar="CAMPAIGN_OR_DIR...", nargs=-1, required=True)
+@click.option("--watch", is_flag=True, help="Stay, and publish again whatever changes; end with Ctrl-C.")
+@click.option("--templates", metavar="DIR", help="Where the message templates are; default TIDINGS_TEMPLATES_DIR.")
+@broker_option
+@output_option
+def publish(paths: tuple[str, ...], watch: bool, templates: str | None, broker: str | None, output: str) -> None:
+    """Check campaigns and make them live.
+
+    All of them are checked first, with templates and cases; one error, and none is published. A version is a hash of
+    what a campaign means: one that is live already stays as it is.
+
+    \b
+    Examples:
+      python -m tidings campaigns publish campaigns/demo --broker local
+      python -m tidings campaigns publish campaigns/demo/thank_you.yaml --output json
+      python -m tidings campaigns publish --watch campaigns/demo
+
+    Exit codes: 0 live, 1 errors in the campaigns, 2 wrong usage, 3 the broker is out of reach.
+    """  # noqa: D301 click wants the character itself
+    settings = attach(Settings.from_env(broker=broker, templates_dir=templates))
+    before = _stamps(paths)
+    if not _sound(paths, settings.templates_dir):
+        sys.exit(1)
+    sender = Sender(settings, EVENTS)
+    known: dict[str, str] = {}
+    print_rows([_send(sender, path, known) for path in campaign_paths(paths)], output)
+    if not watch:
+        return
+    click.echo("watching; end with Ctrl-C", err=True)
+    for changed in changes(paths, before):
+        for path in changed:
+            _again(sender, path, known, settings.templates_dir, output)
+
+
+def changes(paths: tuple[str, ...], before: dict[Path, Any], pause_s: float = POLL_S) -> Iterator[list[Path]]:
+    """Yield lists of campaign files whose text or cases changed since `before` (as `_stamps` gives it), for ever."""
+    while True:
+        try:
+            now = _stamps(paths)
+        except OperatorError:  # a file went away while the directory was read
+            now = before
+        changed = [path for path, stamp in now.items() if before.get(path) != stamp]
+        for path in before.keys() - now.keys():
+            click.echo(f"{path}: the file is gone, the campaign stays live; 'campaigns withdraw' ends it", err=True)
+        before = now
+        if changed:
+            yield changed
+        time.sleep(pause_s)
+
+
+def _stamps(paths: Iterable[str]) -> dict[Path, Any]:
+    stamps: dict[Path, Any] = {}
+    for path in campaign_paths([p for p in paths if Path(p).exists()]):
+        try:
+            stats = [file.stat() for file in (path, cases_path(path)) if file.is_file()]
+        except OSError:  # renamed away between two looks: the next look sees what came of it
+            continue
+        stamps[path] = [(stat.st_mtime_ns, stat.st_size) for stat in stats]
+    return stamps
+
+
+def _sound(paths: tuple[str, ...], templates_dir: Path) -> bool:
+    report = examine(paths, templates_dir)
+    for finding in report.findings:
+        click.echo(f"{finding.severity}: {finding}", err=True)
+    return not report.count(ERROR)
+
+
+def _again(sender: Sender, path: Path, known: dict[str, str], templates_dir: Path, output: str) -> None:
+    """Publish a changed file if it is sound and means something else now; what is live stays live otherwise."""
+    try:
+        if not _sound((str(path),), templates_dir):
+            click.echo(f"{path}: not published, what was live stays live", err=True)
+            return
+        campaign = _load(path)
+        if known.get(campaign.campaign) != campaign.version:
+            print_rows([_send(sender, path, known)], output)
+    except OperatorError as error:  # half a file, or one just removed: the next change is looked at again
+        click.echo(str(error), err=True)
+
+
+def _load(path: Path) -> Campaign:
+    campaign, findings = load_campaign(read_text(path), str(path))
+    if campaign is None:  # it changed between the check and now
+        raise OperatorError("\n".join(map(str, findings)), exit_code=1)
+    return campaign
+
+
+def _send(sender: Sender, path: Path, known: dict[str, str]) -> dict[str, Any]:
+    campaign = _load(path)
+    data = {
+        "campaign": campaign.campaign, "version": campaign.version, "path": _shown(path), "yaml": read_text(path),
+    }  # fmt: skip
+    send_everywhere(sender, CAMPAIGN_PUBLISHED, data)
+    known[campaign.campaign] = campaign.version
+    return {
+        "campaign": campaign.campaign, "version": campaign.version, "partitions": sender.partitions,
+        "path": data["path"],
+    }  # fmt: skip
+
+
+def _shown(path: Path) -> str:
+    """Name a file in the log without the place of the checkout."""
+    full = path.resolve()
+    return full.relative_to(Path.cwd()).as_posix() if full.is_relative_to(Path.cwd()) else path.name
+
+
+def send_everywhere(sender: Sender, kind: str, data: dict[str, Any], now_ms: int | None = None) -> None:
+    """Send one copy of a control record to every partition and wait for the answers.
+
+    A crash in between leaves some partitions without it: sending again is harmless, and completes it.
+
+    Raises:
+        OperatorError: the broker did not take all copies (exit code 3).
+    """
+    at = int(time.time() * 1000) if now_ms is None else now_ms
+    event_id = h128(kind, data["campaign"], str(data.get("version", "")), str(at))  # one id for all copies
+    value = encode_event(Event(kind, at, event_id, None, data, source="tidings"))
+    for partition in range(sender.partitions):
+        sender.send(value, None, partition=partition)
+    sender.flush()
+    trouble = sender.trouble()
+    if trouble:
+        sender.forget()
+        raise OperatorError(trouble, exit_code=3)
+
+
+# ---------------------------------------------------------------- withdraw
+
+
+@campaigns.command()
+@click.argument("names", metavar="CAMPAIGN...", nargs=-1, required=True)
+@broker_option
+@output_option
+def withdraw(names: tuple[str, ...], broker: str | None, output: str) -> None:
+    """End campaigns: no new starts, and what waits is dropped. Published again, their caps still hold.
+
+    \b
+    Examples:
+      python -m tidings campaigns withdraw thank_you
+      python -m tidings campaigns withdraw thank_you cart_reminder --output json
+    """  # noqa: D301 click wants the character itself
+    settings = attach(Settings.from_env(broker=broker))
+    known = {row["campaign"] for row in from_log(settings)}
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else "see 'campaigns list'"
+            raise OperatorError(f"campaigns withdraw: no such campaign in the log (got '{name}'); {hint}")
+    sender = Sender(settings, EVENTS)
+    rows = []
+    for name in names:
+        send_everywhere(sender, CAMPAIGN_WITHDRAWN, {"campaign": name})
+        rows.append({"campaign": name, "state": WITHDRAWN, "partitions": sender.partitions})
+    print_rows(rows, output)
+
+
+# ---------------------------------------------------------------- list, show
+
+
+@campaigns.command("list")
+@broker_option
+@click.option("--log", "only_log", is_flag=True, help="Read the log, even where a worker answers.")
+@output_option
+def list_campaigns(broker: str | None, only_log: bool, output: str) -> None:
+    """List campaigns as a running worker has them, else as the log has them.
+
+    The log keeps 30 days: what was published earlier and not since is known to the workers only.
+
+    \b
+    Examples:
+      python -m tidings campaigns list
+      python -m tidings campaigns list --log --output json
+    """  # noqa: D301 click wants the character itself
+    settings = Settings.from_env(broker=broker)
+    rows = None if only_log else _from_worker(settings)
+    if rows is None:
+        rows = [{name: row[name] for name in COLUMNS} for row in from_log(attach(settings))]
+    print_rows(rows, output, COLUMNS if output == "table" else None)
+
+
+@campaigns.command()
+@click.argument("name", metavar="CAMPAIGN")
+@broker_option
+@output_option
+def show(name: str, broker: str | None, output: str) -> None:
+    """Show the text of a campaign as the log has it last.
+
+    \b
+    Examples:
+      python -m tidings campaigns show thank_you
+      python -m tidings campaigns show thank_you --output json
+    """  # noqa: D301 click wants the character itself
+    rows = from_log(attach(Settings.from_env(broker=broker)))
+    found = next((row for row in rows if row["campaign"] == name), None)
+    if found is None:
+        near = difflib.get_close_matches(name, [row["campaign"] for row in rows], n=1)
+        hint = f"did you mean '{near[0]}'?" if near else "see 'campaigns list'"
+        raise OperatorError(f"campaigns show: no such campaign in the log (got '{name}'); {hint}", exit_code=1)
+    if output != "table":
+        print_rows([found], output)
+        return
+    for key in ("version", "state", "partitions", "published_at", "path"):
+        click.echo(f"# {key}: {found[key]}")
+    click.echo(found["yaml"].rstrip("\n"))
+
+
+def _from_worker(settings: Settings) -> list[dict[str, Any]] | None:
+    try:
+        page = ask(settings, "/campaigns")
+    except OperatorError as error:
+        click.echo(f"no worker was asked ({error}); reading the log", err=True)
+        return None
+    if page is None:
+        return None
+    count = len(page["partitions"])
+    return [
+        {
+            "campaign": row["campaign"], "version": row["version"], "state": row["state"],
+            "partitions": f"{len(row['states'])}/{count}", "published_at": None, "title": row["title"],
+        }
+        for row in page["campaigns"]
+    ]  # fmt: skip
+
+
+def from_log(settings: Settings) -> list[dict[str, Any]]:
+    """Read the last control record of each campaign from every partition of the log.
+
+    Raises:
+        OperatorError: the broker is out of reach (exit code 3).
+    """
+    last: dict[str, dict[int, Event]] = {}
+    count, records = _control_records(settings)
+    for partition, event in records:
+        name = event.data.get("campaign")
+        if isinstance(name, str):
+            last.setdefault(name, {})[partition] = event
+    return [_row(name, last[name], count) for name in sorted(last)]
+
+
+def _row(name: str, copies: dict[int, Event], count: int) -> dict[str, Any]:
+    newest = max(copies.values(), key=lambda event: event.occurred_at_ms)
+    same = [e for e in copies.values() if (e.type, e.data.get("version")) == (newest.type, newest.data.get("version"))]
+    published = newest.type == CAMPAIGN_PUBLISHED
+    whole = len(same) == count
+    text = newest.data.get("yaml") if published else ""
+    campaign, _ = load_campaign(text if isinstance(text, str) else "", name)
+    return {
+        "campaign": name,
+        "version": newest.data.get("version", ""),
+        "state": (LIVE if published else WITHDRAWN) if whole else MIXED,
+        "partitions": f"{len(same)}/{count}",
+        "published_at": instant_text(newest.occurred_at_ms),
+        "title": campaign.title if campaign is not None else "",
+        "path": newest.data.get("path", ""),
+        "yaml": text or "",
+    }
+
+
+def _control_records(settings: Settings) -> tuple[int, list[tuple[int, Event]]]:
+    """Read all partitions of `events` up to their present ends: how many there are, and control records by partition."""
+    consumer = Consumer(settings.confluent_consumer("tidings-campaigns-cli", log_level=0, enable_partition_eof=True))
+    try:
+        partitions = consumer.list_topics(EVENTS, timeout=READ_TIMEOUT_S).topics[EVENTS].partitions
+        spans: dict[int, tuple[int, int]] = {}
+        for number in sorted(partitions):
+            low, high = consumer.get_watermark_offsets(TopicPartition(EVENTS, number), timeout=READ_TIMEOUT_S)
+            if high > low:
+                spans[number] = low, high
+        consumer.assign([TopicPartition(EVENTS, number, low) for number, (low, _) in spans.items()])
+        ends = {number: high for number, (_, high) in spans.items()}
+        with Bar("reading the log", sum(high - low for low, high in spans.values())) as bar:
+            return len(partitions), list(_read_to(consumer, ends, bar))
+    except KafkaException as error:
+        got = error.args[0].name()
+        raise OperatorError(
+            f"TIDINGS_BROKER: no useful answer from {settings.bootstrap} (got {got}); start the broker, or correct its"
+            " address",
+            exit_code=3,
+        ) from None
+    finally:
+        consumer.close()
+
+
+def _read_to(consumer: Consumer, ends: dict[int, int], bar: Bar) -> Iterator[tuple[int, Event]]:
+    open_ = set(ends)
+    quiet_until = time.monotonic() + READ_TIMEOUT_S
+    count = 0
+    while open_:
+        messages = consumer.consume(2_000, timeout=0.2)
+        if messages:
+            quiet_until = time.monotonic() + READ_TIMEOUT_S
+        elif time.monotonic() > quiet_until:
+            partitions = ", ".join(map(str, sorted(open_)))
+            raise OperatorError(
+                f"topic '{EVENTS}': partitions {partitions} give no records (got none for {READ_TIMEOUT_S:.0f} s);"
+                " check that the cluster's brokers are up",
+                exit_code=3,
+            )
+        for message in messages:
+            partition, error = message.partition() or 0, message.error()
+            if error is not None:
+                if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 the client's own name for it
+                    open_.discard(partition)
+                continue
+            count += 1
+            event = _control(message)
+            if event is not None:
+                yield partition, event
+            if (message.offset() or 0) + 1 >= ends[partition]:
+                open_.discard(partition)
+        bar.at(count)
+
+
+def _control(message: Message) -> Event | None:
+    value = message.value()
+    if value is None or message.key() is not None or b'"campaign.' not in value:
+        return None  # most records: not worth decoding
+    try:
+        event = decode_event(value)
+    except DecodeError:
+        return None
+    return event if event.member_id is None and event.type in CONTROL_TYPES else None

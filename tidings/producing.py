@@ -1,0 +1,109 @@
+"""Sending records to the broker from a command: keyed as every producer of ours, counted, with errors reported."""
+
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from schemas.errors import OperatorError
+from tidings.config import Settings
+
+ANSWER_SECONDS = 10.0
+MESSAGE_TIMEOUT_MS = 60_000  # a record not taken within a minute is reported as failed
+QUEUE_RECORDS = 100_000
+ERRORS_NAMED = 5
+
+
+class Sender:
+    """A producer that counts what the broker took. `failed`: how many it did not; `errors`: why, each reason once."""
+
+    def __init__(self, settings: Settings, topic: str) -> None:
+        """Connect and look at the topic.
+
+        Raises:
+            OperatorError: the broker is out of reach, or has no such topic (exit code 3).
+        """
+        self.topic = topic
+        self.sent = 0
+        self.taken = 0
+        self.failed = 0
+        self.errors: dict[str, int] = {}
+        config = settings.confluent(
+            log_level=0,  # what goes wrong is counted and reported by us
+            enable_idempotence=True,  # a retry after a lost ack is not a second event
+            partitioner="murmur2_random",  # as Java clients and Faust: one member, one partition, whoever produces
+            linger_ms=5,
+            compression_type="zstd",
+            message_timeout_ms=MESSAGE_TIMEOUT_MS,
+            queue_buffering_max_messages=QUEUE_RECORDS,
+        )
+        self._producer = Producer(config)
+        self.partitions = self._partitions(settings)
+
+    def send(self, value: bytes, key: bytes | None, *, partition: int = -1, timestamp_ms: int = 0) -> None:
+        """Hand a record to the client; waits while its queue is full. Without a timestamp it bears the present."""
+        more: dict[str, Any] = {"timestamp": timestamp_ms} if timestamp_ms else {}
+        if partition >= 0:
+            more["partition"] = partition
+        while True:
+            try:
+                self._producer.produce(self.topic, value, key, on_delivery=self._answered, **more)
+            except BufferError:
+                self._producer.poll(0.1)
+            except KafkaException as error:  # refused by the client itself: too large
+                self._failed(error.args[0])
+                break
+            else:
+                break
+        self.sent += 1
+        if self.sent % 256 == 0:
+            self._producer.poll(0)
+
+    def flush(self, seconds: float = MESSAGE_TIMEOUT_MS / 1000 + 5) -> None:
+        """Wait until every record is answered; what is not by then counts as failed."""
+        left = self._producer.flush(seconds)
+        if left:
+            self.failed += left
+            self.errors["no answer"] = left
+
+    def poll(self, seconds: float) -> None:
+        """Serve answers for a while."""
+        self._producer.poll(seconds)
+
+    def trouble(self) -> str:
+        """Say in one line what was not taken; "" if all was."""
+        if not self.failed:
+            return ""
+        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in list(self.errors.items())[:ERRORS_NAMED])
+        counts = f"{self.failed:,} of {self.sent:,} records"
+        return f"topic '{self.topic}': {counts} were not taken (got {reasons}); send them again"
+
+    def forget(self) -> None:
+        """Begin to count anew."""
+        self.sent = self.taken = self.failed = 0
+        self.errors = {}
+
+    def _partitions(self, settings: Settings) -> int:
+        try:
+            found = self._producer.list_topics(self.topic, timeout=ANSWER_SECONDS).topics[self.topic]
+        except KafkaException as error:
+            reason = error.args[0]
+            raise OperatorError(
+                f"TIDINGS_BROKER: no useful answer from {settings.bootstrap} (got {reason.name()}); start the broker,"
+                " or correct its address",
+                exit_code=3,
+            ) from None
+        if found.error is not None or not found.partitions:
+            raise OperatorError(
+                f"topic '{self.topic}': the broker does not have it; run 'python -m tidings topics create'", exit_code=3
+            )
+        return len(found.partitions)
+
+    def _answered(self, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            self.taken += 1
+        else:
+            self._failed(error)
+
+    def _failed(self, error: KafkaError) -> None:
+        self.failed += 1
+        self.errors[error.name()] = self.errors.get(error.name(), 0) + 1
