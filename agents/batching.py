@@ -278,13 +278,27 @@ class BatchWriter:
         """Ask the broker's metadata; creates the topic where the broker does so on first use."""
         return len(await self._producer.partitions_for(topic))
 
-    async def send(self, topic: str, partition: int, entries: Sequence["Entry"]) -> list["Sent"]:
-        """Hand entries to the producer as few batches as their sizes allow. Await each result's `acked` for its ack."""
+    async def send(
+        self,
+        topic: str,
+        partition: int,
+        entries: Sequence["Entry"],
+        before_each: Callable[[], None] | None = None,
+    ) -> list["Sent"]:
+        """Hand entries to the producer as few batches as their sizes allow. Await each result's `acked` for its ack.
+
+        `before_each`: called before each batch, and each batch is then acked before the next is handed over. Without
+        that, a batch that times out may be followed by one that does not.
+        """
         producer = self._producer
         now = self._wall_ms()
         sent: list[Sent] = []
         position = 0
         while position < len(entries):
+            if before_each is not None:
+                if sent:
+                    await sent[-1].acked
+                before_each()
             batch = producer.create_batch()
             count = 0
             while position < len(entries):

@@ -204,8 +204,7 @@ class PartitionTask:
                 await sent.acked
             metrics.commands_acked((command.caused_at_ms for command in epoch.commands), self._worker.wall_ms())
             # I3: changelog acked before the local write. A crash in between: recovery reads it back.
-            self._worker.lease.check()
-            offset = await self._worker.outbox.send_changelog(epoch)
+            offset = await self._worker.outbox.send_changelog(epoch, self._worker.lease.check)
             # No await from here to the acks: a cancellation cannot come between the write and the acks.
             if epoch.members or epoch.meta or epoch.hints:
                 self._store.write(epoch.members, epoch.meta, epoch.hints, offset)

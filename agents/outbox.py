@@ -1,6 +1,7 @@
 """Where an epoch's results go: outputs by member key, the changelog by partition."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from functools import lru_cache
 
 from aiokafka.partitioner import murmur2
@@ -18,6 +19,10 @@ _POSITIVE = 0x7FFF_FFFF
 def partition_of(key: bytes, partitions: int) -> int:
     """Place a key as Java's and librdkafka's `murmur2` partitioners do."""
     return int(murmur2(key) & _POSITIVE) % partitions
+
+
+def _nothing() -> None:
+    """Check nothing."""
 
 
 class Outbox:
@@ -52,10 +57,12 @@ class Outbox:
             sent += await self._writer.send(topic, partition, entries)
         return sent
 
-    async def send_changelog(self, epoch: Epoch) -> int | None:
+    async def send_changelog(self, epoch: Epoch, before_each: Callable[[], None] = _nothing) -> int | None:
         """Write the epoch's members, then its meta, to the changelog and wait for the acks.
 
-        Meta last: a crash in between leaves members ahead of meta, and members know themselves what they applied.
+        Meta last, and only when all members are acked: a crash in between leaves members ahead of meta, and members
+        know themselves what they applied. Meta ahead of members would lose what they had applied. `before_each` is
+        called before each record batch.
 
         Returns:
             The changelog's last offset; None when there was nothing to write or the broker could not tell.
@@ -65,7 +72,7 @@ class Outbox:
         if not entries:
             return None
         offset = None
-        for sent in await self._writer.send(self._changelog, epoch.partition, entries):
+        for sent in await self._writer.send(self._changelog, epoch.partition, entries, before_each):
             offset = await sent.last_offset()
         return offset
 

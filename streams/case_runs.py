@@ -1,6 +1,6 @@
 """Run a case on the engine and say, in a marketer's words, where what came differs from what was expected."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -150,14 +150,9 @@ def compare(story: Story, path: str) -> tuple[Finding, ...]:
 
     for refused in story.refused:
         differ(case.pos, f"an event cannot be read: {refused}")
-    pool = list(story.conclusions)
-    missing: list[Expected] = []
-    for wanted in sorted(case.expect, key=_vagueness):
-        match = next((c for c in pool if _meets(wanted, c)), None)
-        if match is None:
-            missing.append(wanted)
-        else:
-            pool.remove(match)
+    held = _pair(case.expect, story.conclusions)
+    pool = [conclusion for index, conclusion in enumerate(story.conclusions) if index not in held.values()]
+    missing = [wanted for index, wanted in enumerate(case.expect) if index not in held]
     for wanted in missing:
         near = next((c for c in pool if _names(wanted, c.decision)), None)
         if near is not None:
@@ -174,9 +169,26 @@ def compare(story: Story, path: str) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda finding: (finding.line, finding.column)))
 
 
-def _vagueness(wanted: Expected) -> int:
-    given = (wanted.anchor, wanted.fires, wanted.completed_by, wanted.member, wanted.reason, wanted.data)
-    return -sum(part is not None for part in given) - wanted.correlated
+def _pair(expect: Sequence[Expected], came: Sequence[Conclusion]) -> dict[int, int]:
+    """Pair as many expectations as possible with what came, each with one of its own: index to index.
+
+    Augmenting paths (Kuhn): an expectation that says little gives way to one that says more, whatever their order.
+    """
+    holder: dict[int, int] = {}
+
+    def place(wanted: int, tried: set[int]) -> bool:
+        for index, conclusion in enumerate(came):
+            if index in tried or not _meets(expect[wanted], conclusion):
+                continue
+            tried.add(index)
+            if index not in holder or place(holder[index], tried):
+                holder[index] = wanted
+                return True
+        return False
+
+    for wanted in range(len(expect)):
+        place(wanted, set())
+    return {wanted: index for index, wanted in holder.items()}
 
 
 def _same(left: Any, right: Any) -> bool:

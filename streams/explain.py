@@ -96,7 +96,7 @@ def _campaign(tracer: Tracer, name: str) -> dict[str, Any]:
         "earlier_instances": len(lives) - len(told),
         "next_date": date,
         "did_not_start": [_miss(miss) for miss in followed.misses] if followed else [],
-        "did_not_start_count": followed.missed if followed else 0,
+        "did_not_start_counts": dict(followed.missed) if followed else {},
         "never_read": _never_read(tracer, plan),
     }
 
@@ -160,9 +160,9 @@ def _life(tracer: Tracer, life: Life) -> dict[str, Any]:
         "awaits": _awaits(plan, instance) if alive else None,
         "ended": None if ending is None else _ended(life, ending),
         "command": _command(tracer, ending),
-        "late": None if life.late is None else _event(life.late),
+        "late": _late(life),
         "did_not_count": [_miss(miss) for miss in life.misses],
-        "did_not_count_count": life.missed,
+        "did_not_count_counts": dict(life.missed),
     }
 
 
@@ -256,6 +256,15 @@ def _contact(reason: str, channel: str | None, facts: dict[str, Any]) -> dict[st
     if reason not in ("no_consent", "no_address", "invalid_address"):
         return None
     return {"channel": channel, "consent": facts.get("consent"), "attribute": facts.get("attribute")}
+
+
+def _late(life: Life) -> dict[str, Any] | None:
+    """Name an event that would have stopped a firing had it been read in time, and whether a cancel followed it."""
+    if life.late is None:
+        return None
+    decision = life.ending.decision if life.ending is not None else None
+    sent = decision is not None and decision.outcome == "eligible" and decision.reason != "no_send"
+    return {**_event(life.late), "cancel_sent": sent and life.plan.campaign.on_late == "cancel"}
 
 
 def _command(tracer: Tracer, ending: Ending | None) -> dict[str, Any] | None:

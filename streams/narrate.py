@@ -11,6 +11,20 @@ _ENDS = {
     "evicted": "ended: pushed out, too many instances lived at once",
     "withdrawn": "ended: the campaign was withdrawn",
 }
+_COUNTED = {
+    "after_window": "after the step's end",
+    "before_window": "before the step's begin",
+    "duplicate": "read twice",
+    "failed": "campaign failed",
+    "gathering": "not enough yet",
+    "predicate": "condition false",
+    "repeat": "a match still ran",
+    "same_differs": "about something else",
+    "same_missing": "attribute of 'same' missing",
+    "too_old": "too old",
+    "where": "where false",
+    "without": "blocked by 'without'",
+}
 _SUPPRESSED = {
     "cooldown": "cooldown",
     "limit": "limit reached",
@@ -73,10 +87,9 @@ def _not_started(campaign: Json) -> Iterator[str]:
     if lives and lives[-1]["steps"]:
         began = lives[-1]["steps"][0]["known_at"]
         misses = [miss for miss in misses if miss["event"]["read_at"] > began]
-    before = campaign["did_not_start_count"] - len(campaign["did_not_start"]) if not lives else 0
-    hidden = before + len(misses) - len(misses[-SHOWN:])
-    if hidden:
-        yield f"{_many(hidden, 'earlier event')} that started nothing not shown"
+    counts = campaign["did_not_start_counts"]
+    if not lives and sum(counts.values()) > SHOWN:
+        yield f"{_many(sum(counts.values()), 'event')} started nothing: {_counted(counts)}; the last {SHOWN}:"
     for miss in misses[-SHOWN:]:
         yield f"not started by {_event(miss['event'])}: {_why(miss)}"
 
@@ -92,9 +105,9 @@ def _life(life: Json, caps: Json) -> Iterator[str]:
     if life["awaits"]:
         yield f"  {_awaits(life['awaits'], life['step_count'])}"
     misses = life["did_not_count"]
-    hidden = life["did_not_count_count"] - len(misses[-SHOWN:])
-    if hidden:
-        yield f"  {_many(hidden, 'earlier event')} that did not count not shown"
+    counts = life["did_not_count_counts"]
+    if sum(counts.values()) > SHOWN:
+        yield f"  {_many(sum(counts.values()), 'event')} did not count: {_counted(counts)}; the last {SHOWN}:"
     for miss in misses[-SHOWN:]:
         yield f"  did not count: {_event(miss['event'])}: {_why(miss)}"
     yield from (f"  {line}" for line in _end(life, caps))
@@ -147,7 +160,8 @@ def _end(life: Json, caps: Json) -> Iterator[str]:
     else:
         yield f"{_ENDS.get(result, result)}, at {_when(ended['at'])}"
     if life["late"]:
-        yield f"too late to stop it: {_event(life['late'])}, read at {_when(life['late']['read_at'])}"
+        then = "; the sender was told to cancel" if life["late"]["cancel_sent"] else ""
+        yield f"too late to stop it: {_event(life['late'])}, read at {_when(life['late']['read_at'])}{then}"
 
 
 def _fired(life: Json, ended: Json) -> Iterator[str]:
@@ -260,6 +274,10 @@ def _all_values(check: Json) -> Json:
 
 
 # ---------------------------------------------------------------- small words
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {_COUNTED.get(why, why)}" for why, count in sorted(counts.items()))
 
 
 def _event(event: Json) -> str:

@@ -4,6 +4,7 @@ Offsets are doubled inside: before each of the member's own records a tick with 
 so that timers and the event itself are seen apart. All ids are made from the offsets of the log.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ class Ending(msgspec.Struct):
 
 
 class Life:
-    """One instance from its start to its end, with what did not move it."""
+    """One instance from its start to its end, with what did not move it: the newest, and how many of each kind."""
 
     def __init__(self, plan: Plan, member_id: str, instance: Instance) -> None:
         self.plan = plan
@@ -56,7 +57,7 @@ class Life:
         self.instance_id = instance_id(plan.id, member_id, instance.correlation, instance.anchor)
         self.steps: list[StepMatch] = []
         self.misses: list[Miss] = []
-        self.missed = 0
+        self.missed: Counter[str] = Counter()
         self.ending: Ending | None = None
         self.late: Seen | None = None
 
@@ -67,7 +68,7 @@ class Followed:
     def __init__(self) -> None:
         self.lives: list[Life] = []
         self.misses: list[Miss] = []
-        self.missed = 0
+        self.missed: Counter[str] = Counter()
 
 
 class _Engine(PartitionEngine):
@@ -277,7 +278,7 @@ class Tracer:
                 )
 
     def _miss(self, where: Life | Followed, miss: Miss) -> None:
-        where.missed += 1
+        where.missed[miss.why] += 1
         where.misses.append(miss)
         del where.misses[:-MISSES_MAX]
 

@@ -154,19 +154,23 @@ class EventFile:
             raise OperatorError(message) from None
 
     def _rows(self) -> Iterator[bytes]:
-        reader = csv.DictReader(io.TextIOWrapper(self._file, "utf-8-sig", newline=""))
-        missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-        if missing:
-            raise OperatorError(
-                f"{self.name}:1: no REES46 export, columns are missing (got no {', '.join(missing)});"
-                " give its first line as it came, or another --format"
-            )
-        for index, row in enumerate(reader):
-            try:
-                yield encode_event(event_from_row(row, index))
-            except DecodeError as error:
-                self.refused.append((reader.line_num, error.message))
-                yield b""
+        text = io.TextIOWrapper(self._file, "utf-8-sig", newline="")
+        try:
+            reader = csv.DictReader(text)
+            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+            if missing:
+                raise OperatorError(
+                    f"{self.name}:1: no REES46 export, columns are missing (got no {', '.join(missing)});"
+                    " give its first line as it came, or another --format"
+                )
+            for index, row in enumerate(reader):
+                try:
+                    yield encode_event(event_from_row(row, index))
+                except DecodeError as error:
+                    self.refused.append((reader.line_num, error.message))
+                    yield b""
+        finally:
+            text.detach()  # closing is ours, and not of standard input
 
     def _broken(self, error: Exception) -> OperatorError:
         return OperatorError(f"{self.name}: cannot be read to its end ({error}); get a whole copy of it")

@@ -52,10 +52,18 @@ class SmtpServer:
         port: on 127.0.0.1; 0 lets the system choose, and later starts keep what it chose.
         keep: how many mails to keep at the most, oldest dropped first; all are counted.
         count_ids: of how many Message-IDs to keep the number of times they came (the newest are kept).
+        on_mail: called with each mail before it is answered, in the server's thread; must be quick.
     """
 
-    def __init__(self, port: int = 0, keep: int = 10_000, count_ids: int = 1_000_000) -> None:
+    def __init__(
+        self,
+        port: int = 0,
+        keep: int = 10_000,
+        count_ids: int = 1_000_000,
+        on_mail: Callable[[ReceivedMail], None] | None = None,
+    ) -> None:
         self.port = port
+        self.on_mail = on_mail
         self.received = 0
         self.rcpt_replies: dict[str, str] = {}
         self.rule: Rule | None = None
@@ -147,7 +155,10 @@ class SmtpServer:
         told = self.rule(recipient, ident) if self.rule else None
         self.outcomes[told or "250"] += 1
         if told is None or told == DROP_AFTER:
-            self._record(ReceivedMail(str(envelope.mail_from), recipient, ident, content))
+            mail = ReceivedMail(str(envelope.mail_from), recipient, ident, content)
+            if self.on_mail is not None:
+                self.on_mail(mail)
+            self._record(mail)
         if told in (DROP_BEFORE, DROP_AFTER):
             transport: Any = server.transport
             transport.abort()

@@ -33,7 +33,9 @@ class HandWriter:
     async def partition_count(self, topic: str) -> int:
         return 1
 
-    async def send(self, topic: str, partition: int, entries: Any) -> list[Sent]:
+    async def send(self, topic: str, partition: int, entries: Any, before_each: Any = None) -> list[Sent]:
+        if before_each is not None:
+            before_each()
         self.log.append(f"send {topic}")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.waiting.append((topic, future))

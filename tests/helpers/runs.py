@@ -47,7 +47,7 @@ def firings(plans: list[Plan] | None, *events: dict[str, Any]) -> list[Any]:
 
 
 class Durable:
-    """One partition with a store that survives `crash`: an engine over a MemoryStore, epochs written as the worker does."""
+    """One partition with a store that survives `crash`: an engine over it, epochs written as the worker does."""
 
     def __init__(self, plans: list[Plan] | None = None) -> None:
         self.store = MemoryStore()
@@ -72,7 +72,7 @@ class Durable:
             self.engine.written(epoch)
         return epoch
 
-    def crash(self) -> Epoch | None:
+    def crash(self) -> Epoch:
         """Forget the engine, open a new one on the store and let it read the log again from the start."""
         self.engine = self._open()
-        return self.engine.run(self.log) if self.log else None
+        return self.engine.run(self.log)

@@ -44,6 +44,7 @@ def test_a_weekday_is_the_members_own():
     tokyo = ZoneInfo("Asia/Tokyo")
     found = next_calendar_date(node("every monday at 09:00"), tokyo, ms("2026-03-01T12:00:00+00:00"))
     assert text_of(found) == "2026-03-02T00:00:00+00:00"
+    assert found is not None
     assert found[1] == "every/2026-03-02"
 
 
@@ -66,6 +67,7 @@ def test_days_before_a_birthday_come_every_year():
     )
     found = next_member_date(before, profile, UTC, ms("2026-12-30T10:00:00+00:00"))
     assert text_of(found) == "2027-12-30T10:00:00+00:00"
+    assert found is not None
     assert found[1] == "birth_date/2028"
 
 

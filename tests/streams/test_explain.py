@@ -472,3 +472,26 @@ def compare(told, fired, plans, events, where):
         starts = [event for event in mine if event["type"] in types[campaign["campaign"]]]
         assert {e["event_id"] for e in starts if e.get("event_id")} <= told_of, where
     assert found == wanted, where
+
+
+def test_many_events_that_started_nothing_are_counted_by_reason():
+    events = [view(f"v{n}", f"10:{n:02d}", price=n) for n in range(30)]
+    campaign, words = only(plan(f"{VIEW}[price > 50]"), [home(), *events, ev(VIEW, "v29", "11:00", price=99)])
+    assert campaign["did_not_start_counts"] == {"predicate": 30, "duplicate": 1}
+    assert len(campaign["did_not_start"]) == 20
+    assert "31 events started nothing: 1 read twice, 30 condition false; the last 5:" in words
+
+
+def test_on_late_cancel_is_told_with_the_late_event():
+    order = ev(ORDER, "o1", "11:00", read="12:30", product_id="p1")
+    campaign, words = only(plan(REMINDER, on_late="cancel"), [home(), view(), tick("12:00:05"), order])
+    assert last(campaign)["late"]["cancel_sent"] is True
+    assert "the sender was told to cancel" in words
+
+
+def test_a_campaign_that_fails_on_an_event_is_told():
+    broken = plan(REMINDER, where="member.city = 'Riga'")
+    broken.where = lambda data, aliases, profile, now: 1 / 0
+    campaign, words = only(broken, [home(), view()])
+    assert why_not(campaign) == ["failed"]
+    assert "the campaign failed on this event" in words

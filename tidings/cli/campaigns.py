@@ -316,7 +316,7 @@ def _row(name: str, copies: dict[int, Event], count: int) -> dict[str, Any]:
 
 
 def _control_records(settings: Settings) -> tuple[int, list[tuple[int, Event]]]:
-    """Read all partitions of `events` up to their present ends: how many there are, and control records by partition."""
+    """Read `events` up to its present end: how many partitions it has, and its control records with theirs."""
     consumer = Consumer(settings.confluent_consumer("tidings-campaigns-cli", log_level=0, enable_partition_eof=True))
     try:
         partitions = consumer.list_topics(EVENTS, timeout=READ_TIMEOUT_S).topics[EVENTS].partitions

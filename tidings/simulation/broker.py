@@ -196,12 +196,18 @@ class Writer:
         """See BatchWriter."""
         return self._broker.partitions if topic in (EVENTS, CHANGELOG) else 2
 
-    async def send(self, topic: str, partition: int, entries: Sequence[Entry]) -> list[Sent]:
+    async def send(
+        self, topic: str, partition: int, entries: Sequence[Entry], before_each: Callable[[], None] | None = None
+    ) -> list[Sent]:
         """See BatchWriter."""
         loop = asyncio.get_running_loop()
         origin = partition if topic in (EVENTS, CHANGELOG) else self.origin
         sent: list[Sent] = []
         for part in self._split(entries):
+            if before_each is not None:
+                if sent:
+                    await sent[-1].acked
+                before_each()
             future = loop.create_future()
             future.add_done_callback(_look_at)
             batch = _Batch(topic, part, origin, self._world.now, future)

@@ -75,6 +75,10 @@ class Group:
         """Tell whether a process is a member."""
         return self._members.get(self._name(process)) is process
 
+    def current(self, process: Any) -> bool:
+        """Tell whether a process has its partitions in the present generation."""
+        return self.knows(process) and process.app.consumer_generation_id == self.generation
+
     def commit(self, process: Any, generation: int, offsets: dict[int, int]) -> bool:
         """Take a commit, unless it is of another generation or of one who is no member. Checks I1."""
         if not self.knows(process) or generation != self.generation:

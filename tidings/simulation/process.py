@@ -32,6 +32,10 @@ BEAT_MS = round(BEAT_S * 1000)
 json_bytes = msgspec.json.Encoder(order="deterministic").encode
 
 
+def _nothing() -> None:
+    """Check nothing."""
+
+
 class Shared:
     """What all processes of a run see."""
 
@@ -66,7 +70,7 @@ class WatchedOutbox(Outbox):
         self._outputs[id(epoch)] = sent
         return sent
 
-    async def send_changelog(self, epoch: Epoch) -> int | None:
+    async def send_changelog(self, epoch: Epoch, before_each: Callable[[], None] = _nothing) -> int | None:
         """See Outbox."""
         self._require_owned(epoch, "changelog")
         for sent in self._outputs.pop(id(epoch), ()):
@@ -74,7 +78,7 @@ class WatchedOutbox(Outbox):
                 text = f"changelog of epoch {epoch.first_offset}..{epoch.last_offset} before the acks of its outputs"
                 self._process.shared.world.accuse("I2", text)
                 break
-        return await super().send_changelog(epoch)
+        return await super().send_changelog(epoch, before_each)
 
     def _require_owned(self, epoch: Epoch, what: str) -> None:
         if epoch.partition not in self._process.worker.tasks:
@@ -137,8 +141,9 @@ class FaustPart(driver.Consumer):  # type: ignore[misc]
 
     async def seek(self, partition: TP, offset: int) -> None:
         """Read on from here."""
-        text = f"state of partition {partition.partition} is at {offset}, behind the committed offset"
-        self.process.shared.world.accuse("I1", text)
+        if self.process.shared.group.current(self.process):  # else a zombie, which has yet to learn it
+            text = f"state of partition {partition.partition} is at {offset}, behind the committed offset"
+            self.process.shared.world.accuse("I1", text)
         self.process.positions[partition.partition] = offset
 
     def assignment(self) -> set[TP]:
@@ -466,7 +471,11 @@ class Process:
     def _commit(self) -> None:
         self._committing = False
         if not self._rejoining:
-            self._spawn(self.consumer.commit())
+            self._spawn(self._commit_all())
+
+    async def _commit_all(self) -> None:
+        if not await self.consumer.commit() and self.partitions:
+            self.commit_soon()
 
     async def ask_to_commit(self, offsets: Mapping[int, int]) -> bool:
         """Send a commit to the coordinator and wait for the answer."""

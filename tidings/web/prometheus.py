@@ -136,7 +136,11 @@ def _partition_families(built: "EngineApp") -> list[Family]:
             "Members with a pending timer (RocksDB's estimate).",
             _each({p: timers for p, (_, timers) in stores.items()}),
         ),
-        gauge("tidings_store_bytes", "Member records, timers and meta (RocksDB's estimate).", _each({p: size for p, (size, _) in stores.items()})),
+        gauge(
+            "tidings_store_bytes",
+            "Member records, timers and meta (RocksDB's estimate).",
+            _each({p: size for p, (size, _) in stores.items()}),
+        ),
     ]
 
 

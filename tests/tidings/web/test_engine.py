@@ -205,7 +205,7 @@ async def handing_on(broker: str, path: Path, owner: Owner | None) -> AsyncItera
     async with running(built) as base:
         assert owner_of(built, 1) == base
         built.worker.tasks[1].closing = True
-        metadata = {base: {CHANGELOG: [0]}, **({f"http://127.0.0.1:{port}/": {CHANGELOG: [1]}} if owner else {})}
+        metadata: Any = {base: {CHANGELOG: [0]}, **({f"http://127.0.0.1:{port}/": {CHANGELOG: [1]}} if owner else {})}
         built.app.router.tables_metadata = lambda: metadata  # type: ignore[method-assign]
         yield base
     await runner.cleanup()

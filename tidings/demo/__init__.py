@@ -1,0 +1,1 @@
+"""The demo: one story of a shop, sent, watched, checked against a replay, and reported."""
