@@ -34,6 +34,7 @@ from schemas.records import Attribution, DeadLetter, Decision
 from schemas.taxonomy import CHECKED, CHECKED_ITEM
 
 ITEMS_TYPES = JSON_TYPES[ITEMS]
+_PLAIN_BYTES = 4_096  # longer records gain nothing from the short way
 MAX_BYTES = 262_144  # 256 KiB: a quarter of what the topic takes, so that an oversized event arrives and is named
 
 _T = TypeVar("_T")
@@ -63,6 +64,7 @@ class _Wire(msgspec.Struct, gc=False, omit_defaults=True):
     context: dict[str, Any] | None = None
 
 
+_decode_plain = msgspec.json.Decoder(Event).decode
 _decode_wire = msgspec.json.Decoder(_Wire).decode
 _decode_any = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -85,6 +87,35 @@ def decode_event(value: bytes | None) -> Event:
         raise DecodeError("empty", "event: no bytes; a tombstone is no event")
     if len(value) > MAX_BYTES:
         raise DecodeError("too-large", f"event: larger than {MAX_BYTES} bytes (got {len(value)})")
+    return _plain_event(value) or _any_event(value)
+
+
+def _plain_event(value: bytes) -> Event | None:
+    """Read the common case, a known event of our envelope with its time in milliseconds, without a second thought.
+
+    Returns None for everything else, good or bad: `_any_event` judges it.
+    """
+    try:
+        event = _decode_plain(value)
+        _fits(event.data)
+    except (ValueError, OverflowError, RecursionError):
+        return None
+    checked = CHECKED.get(event.type)
+    if checked is None or event.context is not None or len(value) > _PLAIN_BYTES:
+        return None
+    for name, inner in event.data.items():
+        allowed = checked.get(name)
+        if allowed is not None and type(inner) not in allowed:
+            return None
+    member_id, event_id = event.member_id, event.event_id
+    if not member_id or not event_id or member_id[0] == "\x00" or not 0 <= event.occurred_at_ms <= MAX_INSTANT_MS:
+        return None
+    if len(member_id) > MAX_ID or len(event_id) > MAX_ID or event.sent_at_ms or event.received_at_ms:
+        return None
+    return event
+
+
+def _any_event(value: bytes) -> Event:
     try:
         # All fields at once, in the order of `_Wire`: reading sixteen attributes one by one is measurably slower.
         (kind, event_id, member, occurred, data, version, anonymous, sent, received,

@@ -14,11 +14,17 @@ CAMPAIGN_WITHDRAWN = "campaign.withdrawn"
 CONTROL_TYPES = frozenset({CAMPAIGN_PUBLISHED, CAMPAIGN_WITHDRAWN})
 
 
-class Event(msgspec.Struct, gc=False, omit_defaults=True):
+class Event(
+    msgspec.Struct,
+    gc=False,
+    omit_defaults=True,
+    rename={"occurred_at_ms": "occurred_at", "sent_at_ms": "sent_at", "received_at_ms": "received_at"},
+):
     """One event as every part of the product sees it.
 
     `event_id` is None only when the producer gave none; the reader then names it by its place in the log.
-    `member_id` is None for ticks, control records and visitors not yet known.
+    `member_id` is None for ticks, control records and visitors not yet known. Its fields are named on the wire as in the
+    envelope (VOCABULARY §2), so that a record in milliseconds is read straight into it.
     """
 
     type: str

@@ -12,17 +12,19 @@ _canonical = msgspec.json.Encoder(order="deterministic").encode
 
 def h128(*parts: str) -> str:
     """Hash text parts, in order, to 32 hex digits."""
-    spelled = []
-    for part in parts:
-        raw = part.encode("utf-8", "surrogatepass")
-        spelled.append(b"%d:%b" % (len(raw), raw))
-    return _blake2b(b"".join(spelled), digest_size=16).hexdigest()
+    spelled = "".join([f"{len(part)}:{part}" for part in parts])
+    if spelled.isascii():  # then characters are bytes, and the lengths are right
+        return _blake2b(spelled.encode(), digest_size=16).hexdigest()
+    raw = [part.encode("utf-8", "surrogatepass") for part in parts]
+    return _blake2b(b"".join([b"%d:%b" % (len(part), part) for part in raw]), digest_size=16).hexdigest()
 
 
 def correlation_text(correlation: object) -> str:
     """Spell a correlation value so that JSON type and value both count: 1, "1" and true are three values, 1.0 is 1."""
     if correlation is None:
         return "null"
+    if type(correlation) is str and correlation.isalnum() and correlation.isascii():
+        return f'"{correlation}"'
     return _canonical(_plain_number(correlation)).decode()
 
 

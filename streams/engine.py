@@ -173,7 +173,7 @@ class PartitionEngine:
     def _close(self) -> Epoch:
         out = self._out
         for member in self._changed.values() if self._durable else ():
-            wake = next_wake(member, self.registry.plan_of, self.registry.live)
+            wake = next_wake(member, self.registry.live)
             key = member.member_id.encode()
             if wake != member.hint:
                 out.hints.append((key, member.hint, wake))
@@ -272,7 +272,7 @@ class PartitionEngine:
     def _arm_dates(self, member: Member, profile_changed: bool) -> None:
         if profile_changed or not any(state.armed for state in member.plans.values()):
             arm_dates(self.registry.dated, member, self.clock_ms)
-            self._schedule(member, next_wake(member, self.registry.plan_of, self.registry.live))
+            self._schedule(member, next_wake(member, self.registry.live))
 
     def _match(self, route: Route, member: Member, moment: Moment, record: Record) -> None:
         if not moment.too_old:
@@ -280,22 +280,24 @@ class PartitionEngine:
                 if remember(member, series, moment):
                     self._counts["bounds.history"] += 1
         starts = route.starts(moment.data)
-        if not member.plans:
+        if not route.moves or not member.plans:
             for plan in starts:
-                self._match_plan(plan, True, member, moment, record)
+                self._match_plan(plan, True, False, member, moment, record)
             return
         concerned = {plan.id: True for plan in starts}
         for plan_id, state in member.plans.items():
-            if plan_id in route.mentions and (state.instances or state.late):
+            if plan_id in route.moves and (state.instances or state.late):
                 concerned.setdefault(plan_id, False)
         for plan_id in sorted(concerned) if len(concerned) > 1 else concerned:
             live = self.registry.live.get(plan_id) or self.registry.newest(plan_id)
             if live is None:
                 self._withdraw(member, plan_id)
             else:
-                self._match_plan(live, concerned[plan_id], member, moment, record)
+                self._match_plan(live, concerned[plan_id], plan_id in route.moves, member, moment, record)
 
-    def _match_plan(self, plan: Plan, starts: bool, member: Member, moment: Moment, record: Record) -> None:
+    def _match_plan(
+        self, plan: Plan, starts: bool, moves: bool, member: Member, moment: Moment, record: Record
+    ) -> None:
         """Show the event to one campaign: late firings, live instances, then the first step (SEMANTICS 66)."""
         state = member.plans.get(plan.id)
         fresh = state is None
@@ -304,9 +306,9 @@ class PartitionEngine:
         out: list[Outcome] = []
         advanced: dict[Any, bool] = {}
         try:
-            if state.late and moment.type in plan.last_absent_types and not moment.too_old:
+            if state.late and moves and not moment.too_old:
                 self._late(plan, state, member, moment, record)
-            if state.instances:
+            if state.instances and moves:
                 advanced = advance_instances(plan, self.registry.plan_of, state, member, moment, out)
                 if out:
                     self._settle(member, out, record)
@@ -318,7 +320,7 @@ class PartitionEngine:
         if out:
             self._settle(member, out, record)
         if state.instances:
-            self._wake_for(member, plan, state)
+            self._wake_for(member, state)
         elif fresh and state.empty():
             del member.plans[plan.id]
 
@@ -330,14 +332,11 @@ class PartitionEngine:
         if state.empty():
             del member.plans[plan_id]
 
-    def _wake_for(self, member: Member, plan: Plan, state: PlanState) -> None:
+    def _wake_for(self, member: Member, state: PlanState) -> None:
         for instance in state.instances:
-            own = self.registry.plan_of(plan.id, instance.version) or plan
-            deadline = instance.deadline
-            if deadline is not None:
-                wake = deadline + own.campaign.lateness_ms
-                if member.scheduled is None or wake < member.scheduled:
-                    self._schedule(member, wake)
+            wake = instance.wake
+            if wake is not None and (member.scheduled is None or wake < member.scheduled):
+                self._schedule(member, wake)
 
     # ------------------------------------------------------------ outcomes
 
@@ -431,39 +430,41 @@ class PartitionEngine:
             self._fire_one(queue, heappop(queue), record)
         for member_id in due_ids:
             member = members[member_id]
-            self._schedule(member, next_wake(member, self.registry.plan_of, self.registry.live))
+            self._schedule(member, next_wake(member, self.registry.live))
 
     def _queue_timers(self, queue: list[tuple[Any, ...]], member: Member, plan_id: str, state: PlanState) -> None:
+        clock_ms = self.clock_ms
         for instance in state.instances:
-            plan = self.registry.plan_of(plan_id, instance.version)
-            deadline = instance.deadline
-            if plan is not None and deadline is not None and deadline + plan.campaign.lateness_ms <= self.clock_ms:
-                entry = (deadline, member.member_id, plan_id, instance.started, id(instance), member, state, instance)
+            if instance.wake is not None and instance.wake <= clock_ms:
+                due = instance.deadline
+                entry = (due, member.member_id, plan_id, instance.started, id(instance), member, state, instance)
                 heappush(queue, entry)
         live = self.registry.live.get(plan_id)
-        if state.armed and live is not None and state.armed[0] + live.campaign.lateness_ms <= self.clock_ms:
+        if state.armed and live is not None and state.armed[0] + live.lateness_ms <= clock_ms:
             heappush(queue, (state.armed[0], member.member_id, plan_id, (-1, 0), id(state), member, state, None))
 
     def _fire_one(self, queue: list[tuple[Any, ...]], entry: tuple[Any, ...], record: Record) -> None:
         plan_id, member, state, instance = entry[2], entry[5], entry[6], entry[7]
-        out: list[Outcome] = []
         self._fired.append(member)
-        self._changed[member.member_id] = member
+        if self._durable:
+            self._changed[member.member_id] = member
         plan = self.registry.plan_of(plan_id, instance.version) if instance else self.registry.live.get(plan_id)
         if plan is None:
+            if plan_id in member.plans:
+                self._withdraw(member, plan_id)
             return
+        out: list[Outcome] = []
         try:
             if instance is None:
                 fire_date(plan, state, member, record.offset, self.clock_ms, out)
             elif instance in state.instances:
                 reach_deadline(plan, state, member, instance, record.offset, out)
-        except Exception as error:  # as in _match
+        except Exception as error:  # as in _match_plan
             self._campaign_failed(plan, record, error)
-        self._settle(member, out, record)
-        if instance is not None and instance in state.instances:
-            deadline = instance.deadline
-            if deadline is not None and deadline + plan.campaign.lateness_ms <= self.clock_ms:
-                heappush(queue, (deadline, *entry[1:]))
+        if out:
+            self._settle(member, out, record)
+        elif instance is not None and instance.wake is not None and instance.wake <= self.clock_ms:
+            heappush(queue, (instance.deadline, *entry[1:]))  # its next step's deadline has passed as well
 
     # ------------------------------------------------------------ campaigns
 

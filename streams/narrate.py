@@ -126,7 +126,8 @@ def _step(step: Json, count: int) -> str:
 def _awaits(awaits: Json, count: int) -> str:
     head = f"step {awaits['number']} of {count}, {awaits['step']}:"
     if awaits["kind"] == "event":
-        return f"{head} waits until {_when(awaits['by'])}, gives up at {_when(awaits['decided_at'])}{_have(awaits['have'])}"
+        give_up = f"gives up at {_when(awaits['decided_at'])}"
+        return f"{head} waits until {_when(awaits['by'])}, {give_up}{_have(awaits['have'])}"
     then = "fires" if awaits["last"] else "goes on"
     unless = " unless it comes before then" if awaits["kind"] == "absence" else ""
     return f"{head} until {_when(awaits['by'])}; {then} at {_when(awaits['decided_at'])}{unless}"
@@ -180,13 +181,15 @@ def _fired(life: Json, ended: Json) -> Iterator[str]:
 def _suppressed(ended: Json, caps: Json) -> str:
     reason, cap, contact = ended["reason"], ended["cap"], ended["contact"]
     words = _SUPPRESSED.get(reason, str(reason))
+    fired = f"fired at {', '.join(map(_when, cap['fired_at']))}" if cap else ""
+    free = f"free again at {_when(cap['free_again_at'])}" if cap else ""
     if reason == "cooldown" and cap:
-        return f"{words} of {caps['cooldown']}, fired at {_when(cap['fired_at'][0])}, free again at {_when(cap['free_again_at'])}"
+        return f"{words} of {caps['cooldown']}, {fired}, {free}"
     if reason == "limit" and cap:
         limit = f"{caps['limit']['count']} per {caps['limit']['per']}"
-        return f"{words} ({limit}), fired at {', '.join(map(_when, cap['fired_at']))}, free again at {_when(cap['free_again_at'])}"
+        return f"{words} ({limit}), {fired}, {free}"
     if reason == "once" and cap:
-        return f"{words}, fired at {_when(cap['fired_at'][0])}"
+        return f"{words}, {fired}"
     if reason == "if_still":
         return f"{words}: {_failing(ended['checks'])}"
     if reason == "no_consent":

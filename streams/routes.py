@@ -13,13 +13,13 @@ from streams.patterns.plan import Plan, Series
 class Route:
     """What to do with one event type: histories to keep, plans to start."""
 
-    __slots__ = ("series", "always", "by_value", "mentions")
+    __slots__ = ("series", "always", "by_value", "moves")
 
     def __init__(self) -> None:
         self.series: list[Series] = []
         self.always: list[Plan] = []
         self.by_value: dict[str, dict[str, list[Plan]]] = {}
-        self.mentions: set[str] = set()  # ids of the campaigns any version of which mentions the type
+        self.moves: set[str] = set()  # ids of campaigns in any version of which the type concerns a later step
 
     def add_start(self, plan: Plan, type_: str) -> None:
         """Index a plan under the constant its first step demands, else among those always asked."""
@@ -54,7 +54,9 @@ def build_routes(live: Iterable[Plan], draining: Iterable[Plan]) -> dict[str, Ro
     known: dict[str, Series] = {}
     for plan, starts in [*((p, True) for p in live), *((p, False) for p in draining)]:
         for type_ in plan.types:
-            routes.setdefault(type_, Route()).mentions.add(plan.id)
+            route = routes.setdefault(type_, Route())
+            if type_ in plan.moving_types:
+                route.moves.add(plan.id)
         for type_ in plan.start_types if starts else ():
             routes[type_].add_start(plan, type_)
         for series in plan.series.values():

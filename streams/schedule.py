@@ -1,6 +1,6 @@
 """Timers of a member: when it must be looked at next, and the dates its campaigns wait for."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from streams.dates import member_zone, next_calendar_date, next_member_date
 from streams.patterns.match import COMPLETED, Outcome
@@ -8,22 +8,17 @@ from streams.patterns.nodes import Calendar, MemberDate
 from streams.patterns.plan import Plan
 from tables.member_state import Instance, Member, PlanState
 
-PlanOf = Callable[[str, str], Plan | None]
 
-
-def next_wake(member: Member, plan_of: PlanOf, live: Mapping[str, Plan]) -> int | None:
+def next_wake(member: Member, live: Mapping[str, Plan]) -> int | None:
     """Return the clock value (deadline + the campaign's lateness) at which the member's earliest timer fires."""
     wake: int | None = None
     for plan_id, state in member.plans.items():
         for instance in state.instances:
-            plan = plan_of(plan_id, instance.version)
-            deadline = instance.deadline
-            if plan is not None and deadline is not None:
-                at = deadline + plan.campaign.lateness_ms
-                if wake is None or at < wake:
-                    wake = at
+            at = instance.wake
+            if at is not None and (wake is None or at < wake):
+                wake = at
         if state.armed is not None and plan_id in live:
-            at = state.armed[0] + live[plan_id].campaign.lateness_ms
+            at = state.armed[0] + live[plan_id].lateness_ms
             if wake is None or at < wake:
                 wake = at
     return wake

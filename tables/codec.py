@@ -86,6 +86,7 @@ def _pack_plan(state: PlanState) -> list[Any]:
         [
             i.version, i.key, i.correlation, i.anchor, i.started, i.step, i.e_first, i.e_anchor, i.e_prev, i.due, i.end,
             i.blocked_e, i.aliases, i.last, i.matched, i.seen, i.counted, i.seen_without, i.own,
+            i.wake,
         ]
         for i in state.instances
     ]  # fmt: skip
@@ -104,7 +105,7 @@ def _unpack_plan(packed: list[Any]) -> PlanState:
         instance.matched = [(m[0], m[1], m[2]) for m in f[14]]
         instance.seen = f[15]
         instance.counted = [(c[0], c[1]) for c in f[16]]
-        instance.seen_without, instance.own = f[17], f[18]
+        instance.seen_without, instance.own, instance.wake = f[17], f[18], f[19]
         state.instances.append(instance)
     state.counts = {_key(key): entries for key, entries in counts}
     state.fired = {_key(key): times for key, times in fired}

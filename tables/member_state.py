@@ -36,6 +36,7 @@ class Instance:
     __slots__ = (
         "version", "key", "correlation", "anchor", "started", "step", "e_first", "e_anchor", "e_prev",
         "due", "end", "blocked_e", "aliases", "last", "matched", "seen", "counted", "seen_without", "own",
+        "wake",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +67,7 @@ class Instance:
         self.seen: dict[int, Any] = NO_MAP
         self.counted: Sequence[tuple[int, Any]] = NO_ROWS
         self.seen_without: dict[int, Any] = NO_MAP
+        self.wake: int | None = None  # clock value at which the awaited step's deadline has surely passed
         self.own: Sequence[int] = NO_ROWS  # offsets of its own records at e_prev: they may not end it
 
     @property

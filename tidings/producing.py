@@ -4,6 +4,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from agents.topics import MESSAGE_BYTES_MAX
 from schemas.errors import OperatorError
 from tidings.config import Settings
 
@@ -34,6 +35,7 @@ class Sender:
             linger_ms=5,
             compression_type="zstd",
             message_timeout_ms=MESSAGE_TIMEOUT_MS,
+            message_max_bytes=MESSAGE_BYTES_MAX,  # what the topic takes; the client's default is less
             queue_buffering_max_messages=QUEUE_RECORDS,
         )
         self._producer = Producer(config)

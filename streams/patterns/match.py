@@ -253,15 +253,14 @@ def enter(plan: Plan, instance: Instance, member: Member, offset: int, e_prev: i
     instance.step += 1
     instance.e_prev = e_prev
     step = plan.steps[instance.step]
-    if step.kind == "delay":
-        instance.due = e_prev + step.window_ms
-        return True
-    if step.kind == "absent":
-        instance.due = e_prev + step.window_ms
+    if step.waits:
+        instance.due = due = e_prev + step.window_ms
+        instance.wake = due + plan.lateness_ms
         return not member.history or step.term is None or not _absence_broken(step.term, instance, member, offset)
     instance.end = e_prev + step.window_ms
     if plan.whole_ms is not None:
         instance.end = min(instance.end, instance.e_first + plan.whole_ms)
+    instance.wake = instance.end + plan.lateness_ms
     if step.without and member.history:
         instance.blocked_e = _blocked_from(step, instance, member, offset)
     return True

@@ -110,10 +110,24 @@ class StepPlan:
     `window_ms`: of the step (positive), span (count, all, aggregate first) or wait (absent, delay).
     """
 
-    __slots__ = ("kind", "term", "count", "alias", "window_ms", "without", "fn", "path", "test", "threshold", "node")
+    __slots__ = (
+        "kind",
+        "term",
+        "count",
+        "alias",
+        "window_ms",
+        "without",
+        "fn",
+        "path",
+        "test",
+        "threshold",
+        "node",
+        "waits",
+    )
 
     def __init__(self, kind: str, term: TermPlan | None, node: Step) -> None:
         self.kind = kind
+        self.waits = kind in ("absent", "delay")
         self.term = term
         self.node = node
         self.count = 1
@@ -141,7 +155,8 @@ class Plan:
         self.keys_of = _key_function(pattern.same) if pattern.same else None
         self.whole_ms = pattern.within_ms
         self.steps = tuple(_compile_step(node, index, pattern) for index, node in enumerate(pattern.steps))
-        self.waits = any(step.kind in ("absent", "delay") for step in self.steps)
+        self.lateness_ms = campaign.lateness_ms
+        self.waits = any(step.waits for step in self.steps)
         self.repeat = campaign.on_repeat or Repeat("restart" if self.waits else "keep")
         self.aliases = frozenset(step.alias for step in self.steps if step.alias)
         self.where_expr = parse_expression(campaign.where, self.aliases) if campaign.where else None
@@ -158,6 +173,7 @@ class Plan:
         self.types = frozenset(_types_of(self.steps))
         first = self.steps[0].term
         self.start_types: frozenset[str] = frozenset(first.by_type) if first is not None else frozenset()
+        self.moving_types = frozenset(_types_of(self.steps[1:]))
         # Types that match the first step whatever their data: no predicate and no `where` to ask.
         self.plain_starts = frozenset(
             type_

@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "check": ("tidings.cli.check", "check", "Check campaigns and run their cases."),
     "replay": ("tidings.cli.replay", "replay", "Run campaigns over a recorded log, without a broker."),
     "explain": ("tidings.cli.explain", "explain", "Say why a member got a message, waits for one, or got none."),
+    "simulate": ("tidings.cli.simulate", "simulate", "Prove the engine on made-up brokers, disks and clocks."),
     "produce": ("tidings.cli.produce", "produce", "Send a file of events to the broker."),
     "sql": ("tidings.cli.sql", "sql", "Ask ClickHouse."),
     "topics": ("tidings.cli.topics", "topics", "Create, show and check topics."),

@@ -4,6 +4,7 @@ import asyncio
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from tidings.simulation.world import World
 PRODUCER_TIMEOUT_MS = 5_000  # half of the session timeout, as agents/wiring.py sets it
 MAX_WIRE_MS = 2_000  # assumed: what a request that has left may spend on the network; with the lease < session timeout
 LOG_APPEND_TIME = 1
+ORIGIN: ContextVar[int] = ContextVar("origin")  # partition whose epoch is being sent; each partition has its own tasks
 
 _unpack = msgspec.msgpack.Decoder(list[Any]).decode
 
@@ -143,10 +145,13 @@ class Broker:
         applied[key] = max(number, applied.get(key, -1))
 
     def _compact(self, log: Log) -> None:
-        """Keep the last record of each key in an old part of the log, and maybe drop its old tombstones."""
+        """Keep the last record of each key in an old part of the log, and maybe drop its old tombstones.
+
+        Tombstones go only with `tombstones`: assumed is that no store comes back older than delete.retention.ms.
+        """
         cut = self._world.rng.randrange(len(log.records) + 1)
         last: dict[bytes | None, int] = {record.key: record.offset for record in log.records}
-        drop = self._world.chance(50)
+        drop = self._faults.anywhere("tombstones") and self._world.chance(50)
         old = [
             record
             for record in log.records[:cut]
@@ -184,7 +189,6 @@ class Writer:
     """
 
     def __init__(self, world: World, faults: Faults, broker: Broker, process: Any) -> None:
-        self.origin = -1  # partition whose epoch is being sent; set by the outbox
         self._world = world
         self._faults = faults
         self._broker = broker
@@ -201,7 +205,7 @@ class Writer:
     ) -> list[Sent]:
         """See BatchWriter."""
         loop = asyncio.get_running_loop()
-        origin = partition if topic in (EVENTS, CHANGELOG) else self.origin
+        origin = partition if topic in (EVENTS, CHANGELOG) else ORIGIN.get()
         sent: list[Sent] = []
         for part in self._split(entries):
             if before_each is not None:

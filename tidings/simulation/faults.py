@@ -16,8 +16,9 @@ KINDS = {
     "edits": "campaigns are published, withdrawn and changed in mid-window",
     "heartbeats": "beyond what is promised, not in `all`: a worker's heartbeats are lost while it goes on producing",
     "quick": "beyond what is promised, not in `all`: a static member is back before its dead self's last request is in",
+    "tombstones": "beyond what is promised, not in `all`: a store comes back older than the changelog's tombstones",
 }
-DEFAULT = frozenset(KINDS) - {"heartbeats", "quick"}
+DEFAULT = frozenset(KINDS) - {"heartbeats", "quick", "tombstones"}
 
 
 class Faults:

@@ -18,7 +18,7 @@ from agents.pacemaker import BEAT_S, Pacemaker
 from agents.topics import CHANGELOG, EVENTS
 from streams.epoch import Epoch
 from streams.registry import META_CLOCK
-from tidings.simulation.broker import Broker, Writer
+from tidings.simulation.broker import ORIGIN, Broker, Writer
 from tidings.simulation.disk import SimStore, Stores
 from tidings.simulation.faults import Faults
 from tidings.simulation.group import SESSION_MS, Group
@@ -61,10 +61,9 @@ class WatchedOutbox(Outbox):
     async def send(self, epoch: Epoch) -> list[Sent]:
         """See Outbox."""
         self._require_owned(epoch, "outputs")
-        self._sim.origin = epoch.partition
+        ORIGIN.set(epoch.partition)
         sent = await super().send(epoch)
         if epoch.firings:
-            self._sim.origin = epoch.partition
             entries = [(f.member_id.encode(), json_bytes(f), []) for f in epoch.firings]
             sent = [*sent, *await self._sim.send(FIRINGS, 0, entries)]
         self._outputs[id(epoch)] = sent

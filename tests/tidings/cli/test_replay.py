@@ -123,9 +123,9 @@ def test_what_is_merely_useless_runs_and_warns(place):
 
 
 def test_bad_lines_are_named_counted_and_hold_their_place(place):
-    rows = [event("v1", 0), '{"cut', "", '{"type": "order.created"}', tick(70_000)]
-    del rows[0]["event_id"]  # type: ignore[union-attr]
-    events = log(place, *rows)
+    nameless = event("v1", 0)
+    del nameless["event_id"]
+    events = log(place, nameless, '{"cut', "", '{"type": "order.created"}', tick(70_000))
     result = CliRunner().invoke(replay, [str(place), "-e", events, "-o", "ndjson"], catch_exceptions=False)
     assert json.loads(result.stdout)["anchor"] == "events/0/0"
     assert f"{events}:2: not-json" in result.stderr
