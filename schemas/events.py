@@ -23,8 +23,8 @@ class Event(
     """One event as every part of the product sees it.
 
     `event_id` is None only when the producer gave none; the reader then names it by its place in the log.
-    `member_id` is None for ticks, control records and visitors not yet known. Its fields are named on the wire as in the
-    envelope (VOCABULARY §2), so that a record in milliseconds is read straight into it.
+    `member_id` is None for ticks, control records and visitors not yet known. On the wire its
+    fields are named as in the envelope (VOCABULARY §2): a record in milliseconds is read straight into it.
     """
 
     type: str

@@ -1,5 +1,6 @@
 """`campaigns list|publish|withdraw|show`: campaigns reach the running workers through the log, as control records."""
 
+import contextlib
 import difflib
 import sys
 import time
@@ -85,9 +86,10 @@ def publish(paths: tuple[str, ...], watch: bool, templates: str | None, broker: 
     if not watch:
         return
     click.echo("watching; end with Ctrl-C", err=True)
-    for changed in changes(paths, before):
-        for path in changed:
-            _again(sender, path, known, settings.templates_dir, output)
+    with contextlib.suppress(KeyboardInterrupt):  # the usual way to end it, and no fault
+        for changed in changes(paths, before):
+            for path in changed:
+                _again(sender, path, known, settings.templates_dir, output)
 
 
 def changes(paths: tuple[str, ...], before: dict[Path, Any], pause_s: float = POLL_S) -> Iterator[list[Path]]:

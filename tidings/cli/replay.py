@@ -104,8 +104,8 @@ def _plans(campaigns: tuple[str, ...], from_log: bool) -> list[Plan] | None:
 def quiet_gc() -> Iterator[None]:
     """Keep the collector away from members, of which a replay holds all: each full pass would walk every one of them.
 
-    The engine makes no cycles worth a search; reference counts free what a batch leaves. Measured on a log of a
-    million events, passes by the default threshold cost about a quarter of the time.
+    The engine makes no cycles worth a search; reference counts free what a batch leaves. With the default threshold a
+    log of 600,000 events of 200,000 members took a third longer (47 s of CPU against 34 s, 2 shared cores).
     """
     threshold = gc.get_threshold()
     gc.collect()

@@ -122,6 +122,11 @@ class Load:
                 exit_code=1,
             )
 
+    def close(self) -> None:
+        """Hang up, before the broker does."""
+        self._producer.purge()
+        del self._producer
+
     def _push(self, at: float, event: Event) -> None:
         self._reacted += 1
         heapq.heappush(self._reactions, (at, self._reacted, event))

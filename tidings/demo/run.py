@@ -85,6 +85,7 @@ def run_demo(settings: Settings, events: int, seed: int, campaigns: Path, out: C
         settings = settings.with_broker(broker.bootstrap)
         create_topics(settings)
         load = Load(settings, seed, events)
+        stack.callback(load.close)
         smtp = stack.enter_context(SmtpServer(on_mail=load.react))
         settings = dataclasses.replace(settings, smtp=smtp.url, smtp_username="", smtp_password="")
         children = stack.enter_context(

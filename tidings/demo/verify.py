@@ -1,5 +1,6 @@
 """Reading what happened back from the topics, and asking a pure replay of the same log whether it agrees."""
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from streams.replay import replay
 from tidings.config import Settings
 
 READ_S = 30.0
-FETCH = 5_000
+FETCH, FETCH_S = 5_000, 0.1  # `consume` waits for that many or that long
 LOG_APPEND_TIME = 2  # confluent-kafka's word for it
 
 
@@ -106,9 +107,12 @@ def dump(consumer: Consumer, topic: str) -> Iterator[Message]:
             ends[partition] = high
             places.append(TopicPartition(topic, partition, OFFSET_BEGINNING))
     consumer.assign(places)
+    answered = time.monotonic()
     while ends:
-        messages = consumer.consume(FETCH, READ_S)
-        if not messages:
+        messages = consumer.consume(FETCH, FETCH_S)
+        if messages:
+            answered = time.monotonic()
+        elif time.monotonic() > answered + READ_S:
             raise OperatorError(f"topic '{topic}': no answer from the broker (got none for {READ_S:.0f} s)", exit_code=3)
         for message in messages:
             error = message.error()

@@ -1,9 +1,12 @@
 import re
+import tomllib
+from pathlib import Path
 
 import pytest
 
 from agents.metrics import Histogram
 from agents.records import Counters
+from tidings import VERSION
 from tidings.web.prometheus import (
     DELIVERY_HELP,
     DeliveryRecorder,
@@ -109,3 +112,8 @@ def test_prometheus_own_parser_reads_it() -> None:
     found = {family.name: family for family in parser.text_string_to_metric_families(render(families))}
     assert found["x"].samples[0].labels == {"r": 'q"\\\n'}
     assert [s.value for s in found["h_seconds"].samples] == [1, 1, 0.003, 1]
+
+
+def test_the_version_told_is_the_projects() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == VERSION
