@@ -1,7 +1,7 @@
 """Micro-batches inside Faust: one Faust event = the records of one partition from one fetch.
 
 Subclasses of Faust's public classes; which private names they lean on is listed, and checked against the installed
-Faust, in tests/agents/test_faust_contract.py. Why each override is needed: docs/delivery-guarantees.md.
+Faust, in tests/agents/test_faust_contract.py. Why each override is needed: docs/guarantees.md.
 """
 
 import asyncio

@@ -20,7 +20,7 @@ from agents.member_table import StateTable
 from agents.metrics import EngineMetrics
 from agents.outbox import Outbox
 from schemas.errors import StateError
-from schemas.events import Record
+from schemas.events import Record, append_ms_of
 from streams.epoch import Epoch
 from tables.store import StateStore
 
@@ -123,6 +123,7 @@ class PartitionTask:
         self.partition = partition
         self.engine = engine
         self.closing = False
+        self.recording = False  # the latest record was appended earlier: the clock is the recording's, not ours
         self._store = store
         self._worker = worker
         self._append_ms = engine.clock_ms
@@ -223,10 +224,9 @@ class PartitionTask:
         wall = self._worker.wall_ms()
         for event in events:
             for raw in event.value:
-                if raw.timestamp_type == LOG_APPEND_TIME:
-                    append_ms = raw.timestamp
-                else:
-                    append_ms = self._append_ms = max(self._append_ms, min(raw.timestamp, wall))
+                append_ms, self.recording = append_ms_of(raw.timestamp, raw.headers)
+                if raw.timestamp_type != LOG_APPEND_TIME and not self.recording:
+                    append_ms = self._append_ms = max(self._append_ms, min(append_ms, wall))
                 records.append(Record(raw.offset, append_ms, raw.key, raw.value))
         return records
 

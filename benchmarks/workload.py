@@ -18,7 +18,12 @@ VIEW_SHARE, CART_SHARE = 0.967, 0.025  # the rest are purchases
 EVENTS_PER_VISITOR = 2_756_101 / 1_407_580
 ITEMS_PER_EVENT = 235_061 / 2_756_101
 CATEGORIES = ("shoes", "coats", "phones", "books", "toys", "garden", "kitchen", "sport")
-W_SHARES = (("catalog.product.viewed", 0.70), ("cart.item.added", 0.15), ("order.created", 0.10), ("web.page.viewed", 0.05))
+W_SHARES = (
+    ("catalog.product.viewed", 0.70),
+    ("cart.item.added", 0.15),
+    ("order.created", 0.10),
+    ("web.page.viewed", 0.05),
+)
 W_MEMBERS = 100_000
 W_SPAN_MS = 4 * 3_600_000
 W_PRODUCTS = 20_000

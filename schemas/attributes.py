@@ -59,6 +59,7 @@ command_id text The command it answers; idempotency key.
 consent object Channel to true or false.
 coupon text Coupon on the order or line.
 currency text ISO 4217 code.
+days number Whole days until then, 0 on the day itself.
 discount number Money taken off.
 drop_pct number By how many per cent the price fell, 0 to 100.
 duration_ms number How long it took, in milliseconds.

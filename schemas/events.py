@@ -11,6 +11,7 @@ import msgspec
 TICK = "tick"
 CAMPAIGN_PUBLISHED = "campaign.published"
 CAMPAIGN_WITHDRAWN = "campaign.withdrawn"
+RECORDED_AT_HEADER = "recorded-at"
 CONTROL_TYPES = frozenset({CAMPAIGN_PUBLISHED, CAMPAIGN_WITHDRAWN})
 
 
@@ -52,3 +53,20 @@ class Record(msgspec.Struct, gc=False):
     append_ms: int
     key: bytes | None
     value: bytes | None
+
+
+def append_ms_of(broker_ms: int, headers: Any) -> tuple[int, bool]:
+    """Return a record's append time, and whether it is one that was recorded earlier.
+
+    A recorded log that is sent again says in the header `recorded-at` (ms, as text) when each record was appended at
+    first; that is its append time, never above the broker's. So old data decide now what they decided, or would have
+    decided, then. A header that is no number is ignored.
+
+    Args:
+        broker_ms: the broker's append time, or its stand-in.
+        headers: (name, bytes) pairs as the Kafka clients give them, or None.
+    """
+    for name, value in headers or ():
+        if name == RECORDED_AT_HEADER and isinstance(value, bytes) and value.isdigit() and len(value) <= 15:
+            return min(int(value), broker_ms), True
+    return broker_ms, False

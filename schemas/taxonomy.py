@@ -52,7 +52,7 @@ catalog.product.stock_changed | product_id sku category old new | A product's st
 cart.item.added | cart_id @product coupon | A product was put into the cart.
 cart.item.removed | cart_id @product coupon | A product was taken out of the cart.
 cart.item.viewed | cart_id items value total currency session_id | The cart was looked at.
-cart.cleared | cart_id reason session_id | The cart was emptied.
+cart.cleared | cart_id items reason session_id | The cart was emptied of its items.
 list.item.added | list_kind list_id @product | A product was put on a list of the member's.
 list.item.removed | list_kind list_id @product | A product was taken off a list of the member's.
 checkout.started | checkout_id @order value session_id | The checkout began.
@@ -96,6 +96,7 @@ points.held | @points hold_id expires_at | Points were set aside for a purchase.
 points.captured | @points hold_id | Held points were spent.
 points.released | @points hold_id | Held points were given back.
 points.redeemed | @points | Points were spent.
+points.expiry_forecast | account_id currency amount days expires_at | Unless spent, points lapse: amount in all up to expires_at.
 points.expired | @points expires_at | Points lapsed.
 points.reversed | @points expires_at | Points were taken back or restored after a return.
 points.reinstated | @points expires_at | Lapsed points were given again.

@@ -67,7 +67,8 @@ def next_member_date(
     if not node.yearly:
         due = _shifted(base, node, zone)
         return (due, f"{name}/{base.isoformat()}") if due is not None and due > after_ms else None
-    start = datetime.fromtimestamp(after_ms / 1000, UTC).year - 1
+    # The date's own year is none of its anniversaries: who registered at 08:00 is not greeted at 10:00.
+    start = max(datetime.fromtimestamp(after_ms / 1000, UTC).year - 1, base.year + 1)
     for year in range(start, start + _YEARS_AHEAD + 1):
         if not 1 <= year <= 9998:
             continue

@@ -304,7 +304,7 @@ def test_generated_tables_are_as_the_code_has_them(path: Path) -> None:
 
 def test_each_generated_table_is_in_some_page() -> None:
     shown = {name for path in PAGES for _, name, _, _ in MARKER.findall(page_text(path))}
-    assert set(TABLES) - shown - {"settings"} == set()
+    assert set(TABLES) - shown == set()
 
 
 def test_each_setting_has_a_row() -> None:
@@ -363,3 +363,16 @@ def parse(words: list[str], line: str) -> None:
         assert found is not None, line
         context, command, rest = click.Context(found, parent=context, info_name=rest[0]), found, rest[1:]
     command.make_parser(context).parse_args(rest)  # raises on an option that the command does not have
+
+
+def test_each_test_that_the_docs_name_exists() -> None:
+    named = {found for path in PAGES for found in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page_text(path))}
+    assert named
+    for file, name in sorted(named):
+        assert re.search(rf"^(async )?def {name}\(", page_text(ROOT / file), re.MULTILINE), f"{file}::{name}"
+
+
+def test_each_file_that_the_docs_name_exists() -> None:
+    folders = "agents|schemas|sinks|streams|tables|tidings|tests|scripts|benchmarks|docs"
+    named = {found for path in PAGES for found in re.findall(rf"`((?:{folders})/[\w./-]*)`", page_text(path))}
+    assert {name for name in named if not (ROOT / name).exists()} == set()

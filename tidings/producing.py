@@ -41,9 +41,11 @@ class Sender:
         self._producer = Producer(config)
         self.partitions = self._partitions(settings)
 
-    def send(self, value: bytes, key: bytes | None, *, partition: int = -1, timestamp_ms: int = 0) -> None:
-        """Hand a record to the client; waits while its queue is full. Without a timestamp it bears the present."""
-        more: dict[str, Any] = {"timestamp": timestamp_ms} if timestamp_ms else {}
+    def send(
+        self, value: bytes, key: bytes | None, *, partition: int = -1, headers: dict[str, bytes] | None = None
+    ) -> None:
+        """Hand a record to the client; waits while its queue is full."""
+        more: dict[str, Any] = {"headers": headers} if headers else {}
         if partition >= 0:
             more["partition"] = partition
         while True:

@@ -93,7 +93,8 @@ class Lookout:
 
     def __init__(self, settings: Settings) -> None:
         self._groups = {
-            group: Consumer(settings.confluent_consumer(group, {"log_level": 0})) for group in (DELIVERY_GROUP, SINK_GROUP)
+            group: Consumer(settings.confluent_consumer(group, {"log_level": 0}))
+            for group in (DELIVERY_GROUP, SINK_GROUP)
         }
         metadata = self._groups[SINK_GROUP].list_topics(timeout=ASK_S)
         self._places = [(name, p) for name in SINK_TOPICS for p in sorted(metadata.topics[name].partitions)]

@@ -78,6 +78,12 @@ def test_the_29th_of_february_is_kept_on_the_28th_in_other_years(year, day):
     assert text_of(found) == f"{day}T10:00:00+00:00"
 
 
+def test_a_yearly_date_first_comes_a_year_after_itself():
+    on = node("on member.registered_on yearly at 10:00")
+    found = next_member_date(on, {"registered_on": "2026-03-02"}, UTC, ms("2026-03-02T08:00:00+00:00"))
+    assert text_of(found) == "2027-03-02T10:00:00+00:00"
+
+
 @pytest.mark.parametrize("value", [None, "", "tomorrow", True, [], 1e30])
 def test_what_is_no_date_never_comes(value):
     assert read_date(value) is None

@@ -12,7 +12,7 @@ from agents.outbox import partition_of
 from agents.topics import EVENTS
 from schemas.codec import decode_event
 from schemas.errors import CampaignError, DecodeError, OperatorError
-from schemas.events import Event, Record
+from schemas.events import Event, Record, append_ms_of
 from schemas.findings import errors
 from schemas.instants import instant_ms
 from streams.campaigns import load_campaigns
@@ -190,7 +190,9 @@ def _log(consumer: Consumer, partition: int, member_id: str) -> Iterator[Line]:
 def _record(message: Message, latest: int) -> Record:
     """Read the append time as the engine does: the broker's clock, or a producer's made monotone."""
     kind, at_ms = message.timestamp()
-    append_ms = at_ms if kind == TIMESTAMP_LOG_APPEND_TIME else max(latest, at_ms)
+    append_ms, recorded = append_ms_of(at_ms, message.headers())
+    if kind != TIMESTAMP_LOG_APPEND_TIME and not recorded:
+        append_ms = max(latest, append_ms)
     return Record(message.offset() or 0, append_ms, message.key(), message.value())
 
 

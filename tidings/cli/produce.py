@@ -13,7 +13,8 @@ from agents.topics import EVENTS
 from schemas.avro_codec import encode_event_avro
 from schemas.codec import decode_event, encode_event
 from schemas.errors import DecodeError, OperatorError
-from schemas.events import CONTROL_TYPES, TICK, Event
+from schemas.events import CONTROL_TYPES, RECORDED_AT_HEADER, TICK, Event
+from schemas.instants import instant_ms
 from sinks.registry import Registry, RegistryUnreachable
 from tidings.brokers import attach
 from tidings.cli.output import output_option, print_rows
@@ -54,15 +55,16 @@ def _rate(ctx: click.Context, parameter: click.Parameter, text: str | None) -> i
     help="Shift all times so that the first event happens now, and send each when its time comes: as it was recorded.",
 )  # fmt: skip
 @click.option(
-    "--event-time", is_flag=True,
-    help="Let each record bear its event's time. Only a topic without LogAppendTime keeps it, as on the memory broker.",
+    "--as-recorded", is_flag=True,
+    help="Send a recorded log with the append times it was recorded with (appended_at, else the event's time, made"
+    " monotone): it decides what `replay` decides of it. Ends with a tick on every partition, which fires what waits.",
 )  # fmt: skip
 @click.option("--raw", is_flag=True, help="Send lines that are no events too, as they are: a test of the dead letters.")
 @click.option("--topic", default=EVENTS, show_default=True, help="Where to.")
 @click.option("--broker", metavar="local|HOST:PORT,…", help="The broker; default TIDINGS_BROKER.")
 @output_option
 def produce(
-    files: tuple[str, ...], kind: str, rate: int | None, now: bool, paced: bool, event_time: bool, raw: bool,
+    files: tuple[str, ...], kind: str, rate: int | None, now: bool, paced: bool, as_recorded: bool, raw: bool,
     topic: str, broker: str | None, output: str,
 ) -> None:  # fmt: skip
     """Send files of events to the broker: NDJSON of our envelope or of Segment, or the REES46 CSV; .gz too, - is stdin.
@@ -75,11 +77,14 @@ def produce(
       python -m tidings produce events.ndjson --broker local
       python -m tidings produce shop.csv.gz --now --rate 500/s
       python -m tidings produce day.ndjson --paced
+      python -m tidings produce rees46-2019-10.csv --as-recorded
 
     Exit codes: 0 sent, 1 the broker did not take all, 2 wrong usage, 3 the broker is out of reach.
     """  # noqa: D301 click wants the character itself
     if now and paced:
         raise click.UsageError("--now and --paced both say when the events happen; choose one")
+    if as_recorded and (now or paced):
+        raise click.UsageError("--as-recorded keeps the times that --now and --paced shift; choose one")
     settings = attach(Settings.from_env(broker=broker))
     origin = _origin(files, kind, paced) if now or paced else None
     wall_ms = int(time.time() * 1000)
@@ -90,14 +95,19 @@ def produce(
     skipped = Skipped()
     with Bar("producing", source.size) as bar:
         pace = Pace(rate, wall_ms if paced else None, sender)
-        for event, value in _events(source, shift, raw, skipped, _encoder(settings)):
+        recording = Recording(sender) if as_recorded else None
+        for event, value in _events(source, shift, raw, skipped, _encoder(settings), as_recorded):
             pace.wait(event)
             key = event.member_id.encode() if event is not None and event.member_id else None
-            stamp = event.occurred_at_ms if event_time and event is not None else 0
-            sender.send(value, key, timestamp_ms=stamp)
+            if recording is not None:
+                recording.send(event, value, key)
+            else:
+                sender.send(value, key)
             if sender.sent % 1_000 == 0:
                 bar.at(source.position(), f"{sender.sent:,} events")
         sender.flush()
+        if recording is not None:
+            recording.end(wall_ms)
     seconds = time.monotonic() - began
     skipped.report(source)
     row = {
@@ -108,6 +118,49 @@ def produce(
     if sender.failed:
         click.echo(sender.trouble(), err=True)
         sys.exit(1)
+
+
+class Recording:
+    """Sends a recorded log so that its own append times count (schemas.events.append_ms_of)."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+        self._latest = 0
+
+    def send(self, event: Event | None, value: bytes, key: bytes | None) -> None:
+        """Send one record; a tick goes to every partition, for the file is one log and the topic has several."""
+        appended = _appended(value)
+        if appended is None:
+            appended = max(self._latest, event.occurred_at_ms if event is not None else 0)
+        self._latest = max(self._latest, appended)
+        header = {RECORDED_AT_HEADER: str(appended).encode()}
+        if event is not None and event.type == TICK:
+            for partition in range(self._sender.partitions):
+                self._sender.send(value, None, partition=partition, headers=header)
+        else:
+            self._sender.send(value, key, headers=header)
+
+    def end(self, wall_ms: int) -> None:
+        """Say on every partition that the recording is over: from here on the clock is the broker's again."""
+        tick = encode_event(Event(type=TICK, occurred_at_ms=wall_ms))
+        for partition in range(self._sender.partitions):
+            self._sender.send(tick, None, partition=partition)
+        self._sender.flush()
+
+
+class _Appended(msgspec.Struct, gc=False):
+    appended_at: str | int | float | None = None
+
+
+_decode_appended = msgspec.json.Decoder(_Appended).decode
+
+
+def _appended(value: bytes) -> int | None:
+    try:
+        found = _decode_appended(value).appended_at
+        return None if found is None else instant_ms(found)
+    except (msgspec.MsgspecError, ValueError):
+        return None
 
 
 class Skipped:
@@ -160,7 +213,7 @@ class Pace:
 
 
 def _events(
-    source: EventFiles, shift: int, raw: bool, skipped: Skipped, encode: Encode | None
+    source: EventFiles, shift: int, raw: bool, skipped: Skipped, encode: Encode | None, ticks: bool
 ) -> Iterator[tuple[Event | None, bytes]]:
     """Yield each event with the bytes to send; lines as they came where nothing about them changes."""
     for index, line in enumerate(source.lines()):
@@ -175,13 +228,13 @@ def _events(
             else:
                 skipped.add(index, f"{error.reason}: {error.message}")
             continue
-        if event.type == TICK or event.type in CONTROL_TYPES:
+        if (event.type == TICK and not ticks) or event.type in CONTROL_TYPES:
             skipped.add(index, f"a record of type {event.type} is not for producers; publish campaigns instead")
             continue
         if shift:
             event = _shifted(event, shift)
             value = encode_event(event)
-        yield event, encode(event, value) if encode is not None else value
+        yield event, encode(event, value) if encode is not None and not ticks else value
 
 
 def _encoder(settings: Settings) -> Encode | None:

@@ -94,7 +94,7 @@ def simulate(seeds: str, faults: str, processes: int, verbose: bool) -> None:
     """Prove the engine on made-up brokers, disks and clocks, with all their troubles.
 
     The real core, codec and worker run; what they say is compared with the oracle's firings, a pure replay of the
-    same log and the invariants of docs/delivery-guarantees.md. One seed is one run, always the same one.
+    same log and the invariants of docs/guarantees.md. One seed is one run, always the same one.
 
     \b
     Examples:

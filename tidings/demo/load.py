@@ -4,26 +4,25 @@ import heapq
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
-
-from confluent_kafka import KafkaError, Message, Producer
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from agents.topics import EVENTS
 from schemas.codec import encode_event
-from schemas.errors import OperatorError
+from schemas.errors import CampaignError, OperatorError
 from schemas.events import CAMPAIGN_PUBLISHED, Event
+from schemas.findings import errors
+from streams.campaigns import load_campaign
+from tidings.cli.campaigns import send_everywhere
 from tidings.config import Settings
 from tidings.demo.script import Sending, day, opening, reaction, replace_time, shop_span_ms
 from tidings.files import campaign_paths, read_texts
+from tidings.producing import Sender
 from tidings.smtp_server import ReceivedMail
 
 STEP_S = 0.01
-FLUSH_S = 20.0
 # Mails of the last absences come 15 s after the shop closed; who reacts to them would keep the demo running.
 REACTIONS_AFTER_CLOSING_S = 6.0
-# One oversized record is part of the story.
-MESSAGE_BYTES_MAX = 1_000_000
 
 
 def now_ms() -> int:
@@ -36,36 +35,27 @@ class Load:
 
     def __init__(self, settings: Settings, seed: int, events: int) -> None:
         self.counts: Counter[str] = Counter()
-        self.failed = 0
         self._seed = seed
         self._events = events
         self._reactions: list[tuple[float, int, Event]] = []
         self._reacted = 0
         self._reacting_until = float("inf")
         self._lock = threading.Lock()
-        self._producer = Producer(
-            settings.confluent(
-                {
-                    "partitioner": "murmur2_random",  # as Java and Faust: equal members, equal partitions
-                    "linger.ms": 2,
-                    "compression.type": "lz4",
-                    "enable.idempotence": True,
-                    "message.max.bytes": MESSAGE_BYTES_MAX,
-                    "log_level": 3,
-                }
-            )
-        )
+        self.sender = Sender(settings, EVENTS)
 
-    def publish(self, campaigns: Iterable[Any], partitions: int) -> int:
-        """Publish all campaigns of files or directories: a copy of each on every partition. Returns how many."""
-        texts = read_texts(campaign_paths(campaigns))
-        for path, text in texts:
-            data = {"campaign": _name_of(text, path), "yaml": text, "path": path}
-            value = encode_event(Event(CAMPAIGN_PUBLISHED, now_ms(), data=data))
-            for partition in range(partitions):
-                self._produce(None, value, "campaign", partition)
-        self.flush()
-        return len(texts)
+    def publish(self, campaigns: Path) -> None:
+        """Publish the campaigns of a file or directory: a copy of each on every partition.
+
+        Raises:
+            CampaignError: one cannot be run.
+        """
+        for path, text in read_texts(campaign_paths([campaigns])):
+            campaign, findings = load_campaign(text, path)
+            if campaign is None or errors(findings):
+                raise CampaignError(findings)
+            data = {"campaign": campaign.campaign, "version": campaign.version, "path": path, "yaml": text}
+            send_everywhere(self.sender, CAMPAIGN_PUBLISHED, data)
+            self.counts["campaign"] += self.sender.partitions
 
     def register(self) -> None:
         """Produce the registrations."""
@@ -86,7 +76,7 @@ class Load:
                 self._produce(coming.key, coming.value, coming.kind)
                 coming = next(story, None)
             self._produce_reactions()
-            self._producer.poll(0)
+            self.sender.poll(0)
             progress(self.counts["shop"])
             time.sleep(STEP_S)
         self.flush()
@@ -114,18 +104,14 @@ class Load:
         Raises:
             OperatorError: the broker did not take it.
         """
-        left = self._producer.flush(FLUSH_S)
-        if left or self.failed:
-            raise OperatorError(
-                f"topic '{EVENTS}': the broker did not take all events (got {left or self.failed} without an answer);"
-                " see the logs of the demo's data directory",
-                exit_code=1,
-            )
+        self.sender.flush()
+        trouble = self.sender.trouble()
+        if trouble:
+            raise OperatorError(trouble, exit_code=3)
 
     def close(self) -> None:
         """Hang up, before the broker does."""
-        self._producer.purge()
-        del self._producer
+        del self.sender
 
     def _push(self, at: float, event: Event) -> None:
         self._reacted += 1
@@ -138,24 +124,6 @@ class Load:
             value = encode_event(replace_time(event, now_ms()))
             self._produce((event.member_id or "").encode(), value, event.type.rpartition(".")[2])
 
-    def _produce(self, key: bytes | None, value: bytes, kind: str, partition: int = -1) -> None:
-        while True:
-            try:
-                self._producer.produce(EVENTS, value, key, partition, on_delivery=self._acked)
-                break
-            except BufferError:
-                self._producer.poll(0.1)
+    def _produce(self, key: bytes | None, value: bytes, kind: str) -> None:
+        self.sender.send(value, key)
         self.counts[kind] += 1
-
-    def _acked(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None:
-            self.failed += 1
-
-
-def _name_of(text: str, path: str) -> str:
-    from streams.campaigns import load_campaign
-
-    campaign, findings = load_campaign(text, path)
-    if campaign is None:
-        raise OperatorError("\n".join(str(finding) for finding in findings), exit_code=1)
-    return campaign.campaign

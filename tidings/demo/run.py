@@ -89,14 +89,18 @@ def run_demo(settings: Settings, events: int, seed: int, campaigns: Path, out: C
         smtp = stack.enter_context(SmtpServer(on_mail=load.react))
         settings = dataclasses.replace(settings, smtp=smtp.url, smtp_username="", smtp_password="")
         children = stack.enter_context(
-            Children([Child(role_program(role), settings, home / "logs", lock) for role in ROLES], restart=False, say=steps.step)
+            Children(
+                [Child(role_program(role), settings, home / "logs", lock) for role in ROLES],
+                restart=False,
+                say=steps.step,
+            )
         )
         children.start()
         _await_ready(children)
         engine_url = children.all[0].url()
         token = token_of(settings)
         steps.step("publishing the campaigns, registering members")
-        load.publish([campaigns], PARTITIONS)
+        load.publish(campaigns)
         load.register()
         steps.step(f"the shop is open: {events:,} events at their own pace, members who get mail react")
         watch = _every(1.0, children.watch)
@@ -138,7 +142,9 @@ def ask_sql(settings: Settings, query: str) -> list[dict[str, Any]]:
         response = connection.getresponse()
         body = response.read()
     except (OSError, http.client.HTTPException) as error:
-        raise OperatorError(f"sql: no answer from the sink (got {type(error).__name__}); see its log", exit_code=3) from None
+        raise OperatorError(
+            f"sql: no answer from the sink (got {type(error).__name__}); see its log", exit_code=3
+        ) from None
     finally:
         connection.close()
     if response.status != 200:
@@ -156,7 +162,9 @@ def _await_ready(children: Children) -> None:
         late = [child for child in children.all if not is_ready(child.url())]
         raise OperatorError(
             f"{', '.join(child.program.name for child in late)}: not ready (got nothing for {READY_S:.0f} s); the log"
-            f" {late[0].log_path} ends with:\n{late[0].last_words()}" if late else "demo: not ready in time; try again",
+            f" {late[0].log_path} ends with:\n{late[0].last_words()}"
+            if late
+            else "demo: not ready in time; try again",
             exit_code=1,
         )
 
@@ -176,10 +184,10 @@ def _await_drained(
             if seen is None:
                 return False
             say(
-                f"{seen.timers} partitions with timers, behind: engine {seen.engine_lag:,}, delivery {seen.delivery_lag:,},"
-                f" sink {seen.sink_lag:,}"
+                f"{seen.timers} partitions with timers,"
+                f" behind: engine {seen.engine_lag:,}, delivery {seen.delivery_lag:,}, sink {seen.sink_lag:,}"
             )
-            settled = seen.done and seen == last
+            settled = bool(seen.done and seen == last)
             last = seen
             return settled
 

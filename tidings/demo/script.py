@@ -71,7 +71,9 @@ def day(seed: int, events: int, start_ms: int) -> Iterator[Sending]:
     yield from sorted(waiting)
 
 
-def reaction(seed: int, member_id: str, command_id: str, campaign: str) -> tuple[int, Event, tuple[int, Event] | None] | None:
+def reaction(
+    seed: int, member_id: str, command_id: str, campaign: str
+) -> tuple[int, Event, tuple[int, Event] | None] | None:
     """What a member does about a mail: nothing, a click, a click and then an order of 100 or more.
 
     Returns:

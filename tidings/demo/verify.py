@@ -11,7 +11,7 @@ from agents.topics import ATTRIBUTIONS, COMMANDS, DEAD_LETTERS, DECISIONS, EVENT
 from schemas.codec import decode_attribution, decode_command, decode_decision, decode_event
 from schemas.commands import SendMessage
 from schemas.errors import DecodeError, OperatorError
-from schemas.events import Event, Record
+from schemas.events import Event, Record, append_ms_of
 from schemas.records import Attribution, Decision
 from streams.replay import replay
 from tidings.config import Settings
@@ -34,6 +34,7 @@ class Log:
     attributions: dict[str, Attribution] = field(default_factory=dict)
     dead_letters: Counter[str] = field(default_factory=Counter)
     types: Counter[str] = field(default_factory=Counter)
+    appended_at_ms: dict[str, int] = field(default_factory=dict)  # by event id; the first of repeated ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,8 @@ def read_topics(settings: Settings) -> Log:
             attribution = decode_attribution(_bytes(message.value()))
             log.attributions[attribution.attribution_id] = attribution
         for message in dump(consumer, DEAD_LETTERS):
-            log.dead_letters[(dict(message.headers() or [])["reason"] or b"").decode()] += 1
+            reason = dict(message.headers() or [])["reason"]
+            log.dead_letters[reason.decode() if isinstance(reason, bytes) else str(reason)] += 1
     finally:
         consumer.close()
     return log
@@ -113,7 +115,9 @@ def dump(consumer: Consumer, topic: str) -> Iterator[Message]:
         if messages:
             answered = time.monotonic()
         elif time.monotonic() > answered + READ_S:
-            raise OperatorError(f"topic '{topic}': no answer from the broker (got none for {READ_S:.0f} s)", exit_code=3)
+            raise OperatorError(
+                f"topic '{topic}': no answer from the broker (got none for {READ_S:.0f} s)", exit_code=3
+            )
         for message in messages:
             error = message.error()
             if error is not None:
@@ -140,13 +144,18 @@ def replay_agrees(log: Log) -> Agreement:
 
 def _take_event(log: Log, message: Message) -> None:
     records = log.records.setdefault(message.partition() or 0, [])
-    kind, append_ms = message.timestamp()
-    if kind != LOG_APPEND_TIME and records:  # as the engine: never back
+    kind, broker_ms = message.timestamp()
+    append_ms, recorded = append_ms_of(broker_ms, message.headers())
+    if kind != LOG_APPEND_TIME and not recorded and records:  # as the engine: never back
         append_ms = max(append_ms, records[-1].append_ms)
     record = Record(message.offset() or 0, append_ms, _bytes(message.key()), _bytes(message.value()))
     records.append(record)
     event = _event(record)
-    log.types[event.type if event is not None else "(refused)"] += 1
+    if event is None:
+        return
+    log.types[event.type] += 1
+    if event.event_id is not None:
+        log.appended_at_ms.setdefault(event.event_id, append_ms)
 
 
 def _event(record: Record) -> Event | None:

@@ -101,10 +101,14 @@ def test_a_rate_is_kept(tmp_path, broker):
     assert 0.45 <= time.monotonic() - began < 5
 
 
-def test_event_time_becomes_the_records_timestamp(tmp_path, broker):
-    run(log(tmp_path, event(1)), "--event-time", "--broker", broker)
-    (message,) = read(broker, 1)
-    assert message.timestamp()[1] == START + 1_000
+def test_a_recorded_log_keeps_its_append_times_and_ends_with_a_tick_on_every_partition(tmp_path, broker):
+    later = {**event(2), "appended_at": START + 9_000}
+    run(log(tmp_path, event(1), later, event(3)), "--as-recorded", "--broker", broker)
+    messages = read(broker, 3 + 3)
+    events = [m for m in messages if decode_event(m.value()).type != "tick"]
+    recorded = sorted(dict(m.headers())["recorded-at"] for m in events)
+    assert recorded == [b"%d" % (START + 1_000), b"%d" % (START + 9_000), b"%d" % (START + 9_000)]
+    assert [m.headers() for m in messages if m not in events] == [None] * 3
 
 
 def test_rees46_and_segment_are_events(tmp_path, broker):

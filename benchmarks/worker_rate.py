@@ -1,0 +1,349 @@
+"""How many events a second does one engine worker take, and how soon is a command out?
+
+As a program (`python -m benchmarks.worker_rate BOOTSTRAP DIRECTORY PATTERN`) it is that worker: it says `ready`, answers
+each line `{"partition": end offset, …}` with what was used until all of that was durable, and stops with its input.
+"""
+
+import asyncio
+import functools
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+
+from agents.topics import ATTRIBUTIONS, CHANGELOG, COMMANDS, DEAD_LETTERS, DECISIONS, EVENTS
+from benchmarks.harness import ROOT, Row, Scale, Work, interleaved, peak_mb, quantile
+from benchmarks.replay_speed import PATTERN, expected, plan_of
+from benchmarks.workload import START_MS, registrations, w
+from schemas.codec import encode_event
+from schemas.errors import StateError
+from schemas.events import Event
+from tidings.brokers.memory import FETCH_WAIT_MS, MemoryBroker
+
+NAME = "worker_rate"
+QUESTION = "How many events a second does one engine worker take, and how soon after its append is a command visible?"
+METHOD = (
+    "One worker process (Faust, RocksDB, changelog, decisions, commands; the collector as Python has it) on the "
+    "in-memory broker, which runs in the measuring process, 8 partitions. `backlog`: workload W with one registration "
+    "per member, all appended before the worker starts; from its recovery until every event is durable; CPU and memory "
+    "of the worker alone; decisions and commands are compared with those of the definition. `live`: 'cart.item.added' "
+    "sends at once; from `produce` to the command in a consumer; this broker answers an empty fetch only after "
+    f"{FETCH_WAIT_MS} ms, which adds up to that twice."
+)
+EVENTS_COUNT, MEMBERS = 150_000, 15_000  # the broker keeps 5 MiB per partition, compressed
+PARTITIONS = 8
+TOPICS = dict.fromkeys((EVENTS, COMMANDS, DECISIONS, ATTRIBUTIONS, DEAD_LETTERS, CHANGELOG), PARTITIONS)
+SESSION_S = 10.0
+WAIT_S = 120.0
+LIVE_RATES = (1_000, 5_000)
+LIVE_SECONDS, LIVE_MEMBERS = 20, 2_000
+SEND = "send: {channel: email, template: browse_reminder}\n"
+POSITIVE = "cart.item.added"
+REGISTERED_MS = START_MS - 60_000
+
+_said = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+# ---------------------------------------------------------------- the worker
+
+
+async def be_worker(bootstrap: str, place: Path, pattern: str) -> None:
+    """Run the engine worker until standard input ends."""
+    from agents.wiring import create_engine_app, run_engine_app
+    from streams.engine import PartitionEngine
+
+    engines = functools.partial(PartitionEngine, campaigns=[plan_of("measured", pattern, SEND)])
+    built = create_engine_app(
+        bootstrap=[bootstrap], data_dir=place, engines=engines, partitions=PARTITIONS, session_timeout_s=SESSION_S
+    )
+    ended = asyncio.Event()
+    running = asyncio.create_task(run_engine_app(built, ended))
+    while not built.worker.recovered and not running.done():
+        await asyncio.sleep(0.005)
+    wall, cpu = time.perf_counter(), time.process_time()
+    print("ready", flush=True)
+    loop = asyncio.get_running_loop()
+    while not running.done():
+        line = await loop.run_in_executor(None, sys.stdin.readline)
+        if not line:
+            break
+        ends = {int(partition): end for partition, end in json.loads(line).items()}
+        while not running.done() and any(
+            partition not in built.worker.tasks
+            or built.worker.tasks[partition].engine.applied_offset < end - 1
+            or not built.worker.tasks[partition].idle
+            for partition, end in ends.items()
+        ):
+            await asyncio.sleep(0.005)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        used = {"wall_s": wall, "cpu_s": cpu, "peak_mb": peak_mb(), "epochs": built.metrics.epochs}
+        print(json.dumps(used), flush=True)
+        wall, cpu = time.perf_counter(), time.process_time()
+    ended.set()
+    await running
+
+
+class Worker:
+    """The worker as a child process."""
+
+    def __init__(self, bootstrap: str, place: Path, pattern: str) -> None:
+        command = [sys.executable, "-m", "benchmarks.worker_rate", bootstrap, str(place), pattern]
+        self._log = (place / "worker.log").open("wb")
+        self._place = place
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log
+        )
+        self._line()
+
+    def used(self, ends: dict[int, int]) -> dict[str, float]:
+        """Wait until all before these offsets is durable; what was used since the last call, or since recovery."""
+        if self.process.stdin is None:
+            raise StateError("worker_rate: the worker has no input")
+        self.process.stdin.write(json.dumps(ends).encode() + b"\n")
+        self.process.stdin.flush()
+        found: dict[str, float] = json.loads(self._line())
+        return found
+
+    def stop(self) -> None:
+        """End it, in good order if it can."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self._log.close()
+
+    def _line(self) -> str:
+        watch = threading.Timer(WAIT_S, self.process.kill)
+        watch.start()
+        try:
+            line = self.process.stdout.readline().decode() if self.process.stdout is not None else ""
+        finally:
+            watch.cancel()
+        if not line:
+            tail = (self._place / "worker.log").read_text(errors="replace").splitlines()[-3:]
+            raise StateError(f"worker_rate: the worker ended or stood still (it said: {' | '.join(tail)})")
+        return line
+
+
+@contextmanager
+def worker_on(broker: MemoryBroker, pattern: str) -> Iterator[Worker]:
+    """Run a worker on a broker, with a data directory that is deleted afterwards."""
+    with tempfile.TemporaryDirectory() as place:
+        worker = Worker(broker.bootstrap, Path(place), pattern)
+        try:
+            yield worker
+        finally:
+            worker.stop()
+
+
+# ---------------------------------------------------------------- its surroundings
+
+
+class Appender:
+    """Appends events; knows the end of each partition."""
+
+    def __init__(self, broker: MemoryBroker, **config: Any) -> None:
+        self.ends = dict.fromkeys(range(PARTITIONS), 0)
+        self._producer = Producer(
+            {"bootstrap.servers": broker.bootstrap, "partitioner": "murmur2_random", "compression.type": "lz4",
+             "enable.idempotence": True, "queue.buffering.max.messages": 1_000_000, **config}
+        )  # fmt: skip
+
+    def append(self, event: Event) -> None:
+        """Append one event; its time is the record's."""
+        self._producer.produce(
+            EVENTS, encode_event(event), event.member_id, timestamp=event.occurred_at_ms, on_delivery=self._count
+        )
+
+    def poll(self) -> None:
+        """Take delivery reports."""
+        self._producer.poll(0)
+
+    def flush(self) -> None:
+        """Wait until all is appended.
+
+        Raises:
+            StateError: the broker did not take it.
+        """
+        if self._producer.flush(30):
+            raise StateError("worker_rate: the broker did not take the events; run it again")
+
+    def _count(self, error: Any, message: Any) -> None:
+        if error is None:
+            partition = message.partition()
+            self.ends[partition] = max(self.ends[partition], message.offset() + 1)
+
+
+def reader(broker: MemoryBroker, topic: str) -> Consumer:
+    """Read a topic from its beginning, without a group."""
+    consumer = Consumer(
+        {"bootstrap.servers": broker.bootstrap, "group.id": "reader", "enable.auto.commit": False,
+         "fetch.wait.max.ms": FETCH_WAIT_MS, "auto.offset.reset": "error"}
+    )  # fmt: skip
+    consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in range(PARTITIONS)])
+    return consumer
+
+
+def read(broker: MemoryBroker, topic: str, count: int) -> set[tuple[str, str]]:
+    """Read (member, anchor) of each decision or command until there are `count`, and half a second beyond.
+
+    Raises:
+        StateError: fewer within the time, or a record could not be read.
+    """
+    consumer = reader(broker, topic)
+    found: set[tuple[str, str]] = set()
+    records, until = 0, time.monotonic() + WAIT_S
+    try:
+        while time.monotonic() < until:
+            messages = consumer.consume(2_000, 0.1 if records < count else 0.5)
+            for message in messages:
+                if message.error():
+                    raise StateError(f"worker_rate: '{topic}' could not be read (got {message.error()})")
+                said = _said(message.value() or b"")
+                if said.get("outcome") != "evicted":
+                    records += 1
+                    found.add((said["member_id"], said["anchor"]))
+            if records >= count and not messages:
+                break
+    finally:
+        consumer.close()
+    if records != count:
+        raise StateError(f"worker_rate: '{topic}' holds other records than wanted (got {records}, not {count})")
+    return found
+
+
+def reachable(events: Iterable[Event]) -> set[str]:
+    """Name the members who agreed to e-mail and have an address."""
+    return {e.member_id for e in events if e.member_id and e.data["consent"]["email"] and "email" in e.data}
+
+
+# ---------------------------------------------------------------- the questions
+
+
+def backlog(joined: Sequence[Event], events: Sequence[Event], due: set[tuple[str, str]]) -> Work:
+    """Append all, start a worker, wait until it is through, check what it said."""
+    with MemoryBroker(TOPICS) as broker:
+        appender = Appender(broker, **{"linger.ms": 20})
+        for number, event in enumerate(chain(joined, events)):
+            appender.append(event)
+            if number % 1_000 == 0:
+                appender.poll()
+        appender.flush()
+        with worker_on(broker, PATTERN) as worker:
+            used = worker.used(appender.ends)
+            # What is pending falls due at the first tick, long after the log's own times.
+            if read(broker, DECISIONS, len(due)) != due:
+                raise StateError("worker_rate: other matches than by the definition; compare with replay")
+            wanted = {(member, anchor) for member, anchor in due if member in reachable(joined)}
+            if read(broker, COMMANDS, len(wanted)) != wanted:
+                raise StateError("worker_rate: other commands than by the definition; compare with replay")
+    return Work(len(joined) + len(events), used["wall_s"], used["cpu_s"], used["peak_mb"])
+
+
+class Watcher(threading.Thread):
+    """Notes when each command becomes visible to a consumer."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        super().__init__(daemon=True)
+        self.seen: dict[str, float] = {}
+        self.ended = threading.Event()
+        self._consumer = reader(broker, COMMANDS)
+
+    def run(self) -> None:
+        """Poll until ended."""
+        while not self.ended.is_set():
+            message = self._consumer.poll(0.05)
+            now = time.perf_counter()
+            if message is not None and not message.error():
+                self.seen[_said(message.value() or b"")["anchor"]] = now
+        self._consumer.close()
+
+
+def live(rate: int, seconds: float, joined: Sequence[Event]) -> Row:
+    """Append events at a steady rate and watch for their commands."""
+    wanted = reachable(joined)
+    with MemoryBroker(TOPICS) as broker:
+        appender = Appender(broker, **{"linger.ms": 0})
+        for event in joined:
+            appender.append(event)
+        appender.flush()
+        with worker_on(broker, POSITIVE) as worker:
+            worker.used(appender.ends)
+            watcher = Watcher(broker)
+            watcher.start()
+            time.sleep(0.5)
+            sent = _pace(appender, rate, seconds, wanted)
+            used = worker.used(appender.ends)
+            until = time.monotonic() + 10
+            while len(watcher.seen) < len(sent) and time.monotonic() < until:
+                time.sleep(0.02)
+            watcher.ended.set()
+            watcher.join()
+    if watcher.seen.keys() != sent.keys():
+        raise StateError(f"worker_rate: other commands than carts (got {len(watcher.seen)}, not {len(sent)})")
+    delays = sorted((watcher.seen[anchor] - began) * 1000 for anchor, began in sent.items())
+    count = int(rate * seconds)
+    row = Row(case=f"live, {rate:,}/s", unit="event", items=count, runs=1, peak_mb=used["peak_mb"])
+    row.cpu_us, row.wall_us = used["cpu_s"] / count * 1e6, used["wall_s"] / count * 1e6
+    row.more = {"commands": len(delays)}
+    row.more |= {f"p{share * 100:g} ms": round(quantile(delays, share), 1) for share in (0.5, 0.99, 0.999)}
+    return row
+
+
+def _pace(appender: Appender, rate: int, seconds: float, wanted: set[str]) -> dict[str, float]:
+    """Append workload W at a rate, in steps of a millisecond; when each event that must lead to a command left."""
+    sent: dict[str, float] = {}
+    count = int(rate * seconds)
+    started, now_ms = time.perf_counter(), time.time_ns() // 1_000_000
+    for number, event in enumerate(w(6, count, LIVE_MEMBERS)):
+        at = number / rate
+        while (ahead := at - (time.perf_counter() - started)) > 0:
+            appender.poll()
+            if ahead > 0.001:
+                time.sleep(0.001)
+        event.occurred_at_ms = now_ms + int(at * 1000)
+        if event.type == POSITIVE and event.member_id in wanted and event.event_id is not None:
+            sent[event.event_id] = time.perf_counter()
+        appender.append(event)
+    appender.flush()
+    return sent
+
+
+def run(scale: Scale) -> list[Row]:
+    """Measure."""
+    members = scale.of(MEMBERS)
+    events = list(w(5, scale.of(EVENTS_COUNT), members))
+    joined = list(registrations(5, members, REGISTERED_MS))
+    due, _ = expected(events, end_ms=1 << 60)
+    share = 0.7
+
+    def note(done: float, text: str) -> None:
+        scale.progress(done * share, text)
+
+    inner = Scale(scale.factor, scale.runs, note)
+    rows = interleaved({"backlog": lambda: backlog(joined, events, due)}, inner, "event")
+    rows[0].more = {"matches": len(due)}
+    for number, rate in enumerate(LIVE_RATES):
+        scale.progress(share + (1 - share) * number / len(LIVE_RATES), f"live, {rate:,}/s")
+        seconds = max(2.0, LIVE_SECONDS * min(1.0, scale.factor))
+        rows.append(live(rate, seconds, list(registrations(6, LIVE_MEMBERS, REGISTERED_MS))))
+    return rows
+
+
+if __name__ == "__main__":
+    asyncio.run(be_worker(sys.argv[1], Path(sys.argv[2]), sys.argv[3]))
