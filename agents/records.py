@@ -36,6 +36,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from agents.topics import ATTRIBUTIONS, COMMANDS, DECISIONS, EVENTS
 from schemas.codec import decode_event
+from schemas.errors import RegistryUnreachable
 from sinks.rows import Batch, DecodeEvent, LogRecord, build
 
 GROUP = "tidings-sink"
@@ -348,6 +349,8 @@ class RecordSink:
             self._finish(lanes)
         except KafkaException as error:
             self._failed("broker", error)
+        except RegistryUnreachable as error:  # no fault of the record: it waits, as for ClickHouse
+            self._failed("registry", error)
         except Exception as error:  # the driver's errors share no root that is public; each is retried alike
             self._warehouse.forget()
             self._failed("clickhouse", error)
@@ -407,7 +410,7 @@ class RecordSink:
         self._retry_at = time.monotonic() + pause
         self._consumer.pause(self._consumer.assignment())
         # The first line only: further lines of a driver's error can quote data.
-        cause = str(error).split("\n", 1)[0][:200] if place == "broker" else _code_of(error)
+        cause = _code_of(error) if place == "clickhouse" else str(error).split("\n", 1)[0][:200]
         log.warning(
             "sink_retry",
             at=place,

@@ -11,8 +11,8 @@ NAME = "campaigns_curve"
 QUESTION = "What does an event cost with 1, 10, 100 and 1,000 live campaigns?"
 METHOD = (
     "Replay of workload W as in replay_speed (`decisions=False`), with the campaign of replay_speed and n-1 others of "
-    "eight kinds in turn: half ask for one of 20,000 products by `product_id = '…'` (sequence, absence, count), which few "
-    "events satisfy; half wait for events that W does not have. `equality only` and `other types only`: 1,000 of one "
+    "eight kinds in turn: half ask for one of 20,000 products by `product_id = '…'` (sequence, absence, count), which "
+    "few events satisfy; half wait for events that W does not have. `equality only`, `other types only`: 1,000 of one "
     "half. The firings of the first campaign must be the same in all cases."
 )
 EVENTS, MEMBERS = 200_000, 20_000

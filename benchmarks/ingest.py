@@ -17,7 +17,7 @@ NAME = "ingest"
 QUESTION = "What does decoding one event cost: our JSON, RFC 3339 times, Segment's calls, Avro?"
 METHOD = (
     "The same events of workload W in four spellings, decoded one by one as the engine does, checks included. The "
-    "decoded type, member and time must be equal in all four. Avro: Confluent's wire format, the writer's schema at hand."
+    "decoded type, member and time must be equal in all four. Avro: Confluent's wire format, writer's schema at hand."
 )
 EVENTS = 100_000
 SEGMENT_NAMES = {

@@ -17,7 +17,7 @@ NAME = "replay_speed"
 QUESTION = "How many events a second does one core replay, one campaign live?"
 METHOD = (
     "Workload W as NDJSON lines in memory, `read_log` and `replay`, decoding included; campaign 'viewed, no order of "
-    "the product within 2 h'. `firings`: `decisions=False`, what `replay --show firings` needs. `all outputs`: decisions, "
+    "the product within 2 h'. `firings`: `decisions=False`, which gives firings alone. `all outputs`: decisions, "
     "commands and attributions too. The set of firings is compared with one computed from the definition."
 )
 EVENTS, MEMBERS = 1_000_000, 100_000

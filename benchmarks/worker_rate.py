@@ -1,12 +1,13 @@
 """How many events a second does one engine worker take, and how soon is a command out?
 
-As a program (`python -m benchmarks.worker_rate BOOTSTRAP DIRECTORY PATTERN`) it is that worker: it says `ready`, answers
-each line `{"partition": end offset, …}` with what was used until all of that was durable, and stops with its input.
+As a program (`python -m benchmarks.worker_rate BOOTSTRAP DIRECTORY PATTERN`) it is that worker: says `ready`, answers each
+line `{"partition": end offset, …}` with what was used until all of that was durable, and stops with its input.
 """
 
 import asyncio
 import functools
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -59,6 +60,8 @@ _said = msgspec.json.Decoder(dict[str, Any]).decode
 
 async def be_worker(bootstrap: str, place: Path, pattern: str) -> None:
     """Run the engine worker until standard input ends."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print must not stand between our answers
     from agents.wiring import create_engine_app, run_engine_app
     from streams.engine import PartitionEngine
 
@@ -71,7 +74,7 @@ async def be_worker(bootstrap: str, place: Path, pattern: str) -> None:
     while not built.worker.recovered and not running.done():
         await asyncio.sleep(0.005)
     wall, cpu = time.perf_counter(), time.process_time()
-    print("ready", flush=True)
+    print("ready", file=answers)
     loop = asyncio.get_running_loop()
     while not running.done():
         line = await loop.run_in_executor(None, sys.stdin.readline)
@@ -87,7 +90,7 @@ async def be_worker(bootstrap: str, place: Path, pattern: str) -> None:
             await asyncio.sleep(0.005)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         used = {"wall_s": wall, "cpu_s": cpu, "peak_mb": peak_mb(), "epochs": built.metrics.epochs}
-        print(json.dumps(used), flush=True)
+        print(json.dumps(used), file=answers)
         wall, cpu = time.perf_counter(), time.process_time()
     ended.set()
     await running

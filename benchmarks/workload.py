@@ -1,8 +1,8 @@
 """Events of an imagined shop, from a seed: the same seed gives the same log, byte for byte.
 
 `shop` is shaped like the published figures of one real shop (2.76 M events: 96.7 % views, 2.5 % carts, 0.8 % purchases;
-1.41 M visitors, 235 k items; most visitors come once, a few come hundreds of times). `w` is workload W of the benchmarks:
-70 % views, 15 % carts, 10 % orders, 5 % pages over 100 k members in 4 h of event time.
+1.41 M visitors, 235 k items; most visitors come once, a few come hundreds of times). `w` is workload W of the
+benchmarks: 70 % views, 15 % carts, 10 % orders, 5 % pages over 100 k members in 4 h of event time.
 """
 
 import random

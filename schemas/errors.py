@@ -1,10 +1,11 @@
 """The exceptions of the product.
 
 TidingsError
-├── DecodeError        bytes are not what they should be      -> dead letter
-├── StateError         stored bytes are torn, or of a newer format
-├── CampaignError      campaigns that must not be loaded, with all findings
-└── OperatorError      a command or a setting cannot be carried out: place, what, remedy
+├── DecodeError          bytes are not what they should be      -> dead letter
+├── StateError           stored bytes are torn, or of a newer format
+├── RegistryUnreachable  no schema now: the record waits, it is no dead letter
+├── CampaignError        campaigns that must not be loaded, with all findings
+└── OperatorError        a command or a setting cannot be carried out: place, what, remedy
 """
 
 from schemas.findings import Finding
@@ -25,6 +26,10 @@ class DecodeError(TidingsError):
 
 class StateError(TidingsError):
     """Stored state that this build cannot read."""
+
+
+class RegistryUnreachable(TidingsError):
+    """The schema registry gave no answer, or none that can be used; asking again may help."""
 
 
 class CampaignError(TidingsError):

@@ -96,7 +96,7 @@ points.held | @points hold_id expires_at | Points were set aside for a purchase.
 points.captured | @points hold_id | Held points were spent.
 points.released | @points hold_id | Held points were given back.
 points.redeemed | @points | Points were spent.
-points.expiry_forecast | account_id currency amount days expires_at | Unless spent, points lapse: amount in all up to expires_at.
+points.expiry_forecast | account_id currency amount days expires_at | If unspent, points lapse: amount up to expires_at.
 points.expired | @points expires_at | Points lapsed.
 points.reversed | @points expires_at | Points were taken back or restored after a return.
 points.reinstated | @points expires_at | Lapsed points were given again.

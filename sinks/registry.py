@@ -12,7 +12,7 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from schemas.avro_codec import parse_schema, schema_text
-from schemas.errors import DecodeError, OperatorError, TidingsError
+from schemas.errors import DecodeError, OperatorError, RegistryUnreachable
 
 AVRO = "AVRO"
 NOT_FOUND = 404
@@ -28,10 +28,6 @@ SUBJECTS: Mapping[str, str] = MappingProxyType({
     "attribution": "attributions-value",
     "receipt": "events-tidings.Receipt",
 })
-
-
-class RegistryUnreachable(TidingsError):
-    """The registry gave no answer, or none that can be used; asking again may help."""
 
 
 class Registry:

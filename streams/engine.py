@@ -270,8 +270,12 @@ class PartitionEngine:
             self._match(route, member, moment, record)
 
     def _arm_dates(self, member: Member, profile_changed: bool) -> None:
-        if profile_changed or not any(state.armed for state in member.plans.values()):
-            arm_dates(self.registry.dated, member, self.clock_ms)
+        plans: Iterable[Plan] = self.registry.dated
+        if not profile_changed:  # a campaign published since, or one whose date the member lacked
+            states = member.plans
+            plans = [plan for plan in plans if plan.id not in states or states[plan.id].armed is None]
+        if plans:
+            arm_dates(plans, member, self.clock_ms)
             self._schedule(member, next_wake(member, self.registry.live))
 
     def _match(self, route: Route, member: Member, moment: Moment, record: Record) -> None:

@@ -15,12 +15,13 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from agents.records import Counters, RecordSink, run_sink
+from agents.records import GROUP, Counters, RecordSink, run_sink
 from schemas.errors import OperatorError
 from sinks.chdb_server import Reader
 from sinks.clickhouse import Target, Warehouse
 from sinks.sql_server import SqlServer
 from tidings.config import Settings
+from tidings.registry import decoder_of
 
 MAX_WAIT_SECONDS = 15.0
 
@@ -120,7 +121,8 @@ def run_sink_role(
     with open_analytics(settings, stop) as (warehouse, server):
         if on_server:
             on_server(server)
-        return run_sink(settings.confluent(), warehouse, stop, on_sink=on_sink)
+        config = settings.confluent_consumer(GROUP)
+        return run_sink(config, warehouse, stop, on_sink=on_sink, decode=decoder_of(settings))
 
 
 def _migrate(warehouse: Warehouse, stop: threading.Event) -> None:

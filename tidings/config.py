@@ -224,8 +224,9 @@ class Settings:
         reason="an example domain, so that nothing goes out by mistake",
     )  # fmt: skip
     unsubscribe_base_url: str = setting(
-        "https://shop.example/unsubscribe", _url("https", "http"), unit="URL",
-        reason="List-Unsubscribe (RFC 8058) needs an address that answers to POST without login",
+        "", _url_or_empty("https", "http"), unit="URL; empty = /u of the delivery worker itself",
+        reason="where links lead, without login (RFC 8058): a public https address that passes on to /u of delivery;"
+        " it may be empty only while the SMTP server is on this machine",
     )  # fmt: skip
     unsubscribe_secret: str = setting(
         "", _text, unit="secret of 16 characters or more; empty = made at start and kept", secret=True,

@@ -50,3 +50,13 @@ def answer(method: str, token: str, secrets: Sequence[bytes], now_ms: int) -> An
         form = '<p>Do you want no more of these messages?</p><form method="post"><button>Unsubscribe</button></form>'
         return Answer(200, _PAGE.format(title="Unsubscribe", body=form))
     return Answer(405, _PAGE.format(title="Not allowed", body=""))
+
+
+def not_written() -> Answer:
+    """Answer a POST whose event could not be written: it has not happened, and the mail program may ask again."""
+    return Answer(503, _PAGE.format(title="Not yet", body="<p>Please try again in a moment.</p>"))
+
+
+def too_large() -> Answer:
+    """Answer a request with a body that no mail program sends."""
+    return Answer(413, _PAGE.format(title="Too large", body=""))

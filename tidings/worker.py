@@ -11,12 +11,15 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 import structlog
+from aiohttp import web
 
 from agents.records import Counters, RecordSink
 from agents.topics import APP_ID, BY_NAME, CHANGELOG, COMMANDS, EVENTS
@@ -25,8 +28,9 @@ from tables.rocks import DirectoryLock
 from tidings.brokers import attach
 from tidings.brokers.admin import describe
 from tidings.config import Settings
+from tidings.registry import decoder_of
 from tidings.web.ask import URL_FILE
-from tidings.web.auth import kept_secret, token_of
+from tidings.web.auth import is_loopback, kept_secret, token_of
 from tidings.web.pages import sink_trouble
 from tidings.web.prometheus import DeliveryRecorder, sink_families
 from tidings.web.routes import Probes, cannot_listen, serve
@@ -217,7 +221,7 @@ async def _run_engine(launch: Launch, stop: asyncio.Event) -> None:
         built = create_engine_app(
             bootstrap=settings.bootstrap.split(","),
             data_dir=launch.home,
-            engines=PartitionEngine,
+            engines=partial(PartitionEngine, decode=decoder_of(settings)),
             partitions=launch.partitions,
             instance=launch.group_instance_id,
             session_timeout_s=settings.group_session_timeout_ms / 1000,
@@ -236,8 +240,11 @@ async def _run_engine(launch: Launch, stop: asyncio.Event) -> None:
 
 async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
     from agents.send import run_delivery
+    from tidings.web.unsubscribe import unsubscribing
 
     settings = launch.settings
+    secret, base_url = unsubscribe_secret(settings), unsubscribe_base_url(launch)
+    log.info("unsubscribe links", lead_to=base_url, served_at=f"{launch.url}/u")
     recorder = DeliveryRecorder()
     ready = asyncio.Event()
     kafka = settings.confluent(
@@ -254,7 +261,7 @@ async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
         lambda: None if ready.is_set() else ("what was sent before is being read", "wait; it then answers 200"),
         recorder.families,
     )
-    async with _served(launch, probes):
+    async with unsubscribing(settings, [secret], recorder) as unsubscribe, _served(launch, probes, unsubscribe):
         await run_delivery(
             kafka=kafka,
             smtp_url=settings.smtp,
@@ -263,8 +270,8 @@ async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
             mail_from=settings.mail_from,
             templates_dir=settings.templates_dir,
             state_dir=launch.home / "sent",
-            unsubscribe_base_url=settings.unsubscribe_base_url,
-            unsubscribe_secret=unsubscribe_secret(settings),
+            unsubscribe_base_url=base_url,
+            unsubscribe_secret=secret,
             stop=stop,
             metrics=recorder,
             ready=ready,
@@ -285,6 +292,24 @@ def unsubscribe_secret(settings: Settings) -> bytes:
             f"(got {len(settings.unsubscribe_secret)}); set a random one and keep it"
         )
     return settings.unsubscribe_secret.encode()
+
+
+def unsubscribe_base_url(launch: Launch) -> str:
+    """Return where unsubscribe links lead: the setting, else this worker, while mail stays on this machine.
+
+    Raises:
+        OperatorError: mail leaves this machine, where an address of this worker may lead nowhere.
+    """
+    settings = launch.settings
+    if settings.unsubscribe_base_url:
+        return settings.unsubscribe_base_url
+    host = urlsplit(settings.smtp).hostname or ""
+    if not is_loopback(host):
+        raise OperatorError(
+            f"TIDINGS_UNSUBSCRIBE_BASE_URL: must be set when mail leaves this machine (got nothing, and the SMTP server"
+            f" {host}); set the public https address that passes on to {launch.url}/u"
+        )
+    return f"{launch.url}/u"
 
 
 async def _run_sink(launch: Launch, stop: asyncio.Event) -> None:
@@ -310,8 +335,10 @@ async def _run_sink(launch: Launch, stop: asyncio.Event) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _served(launch: Launch, probes: Probes) -> AsyncIterator[None]:
-    runner = await serve(probes, launch.token, launch.settings.web_host, launch.port)
+async def _served(
+    launch: Launch, probes: Probes, extend: Callable[[web.Application], None] | None = None
+) -> AsyncIterator[None]:
+    runner = await serve(probes, launch.token, launch.settings.web_host, launch.port, extend)
     try:
         yield
     finally:

@@ -165,7 +165,7 @@ def edits_of(stem):
     for cut in cuts:
         for found in re.finditer(cut, pattern):
             yield f"without '{found[0]}'", {**campaign, "pattern": pattern[: found.start()] + pattern[found.end() :]}
-    for found in re.finditer(r"(?<=[ =])[0-9]+(?=[dhm ]|\]|$)", pattern):
+    for found in re.finditer(r"(?<![\w.':-])[0-9]+(?=[dhm]\b|[] :]|$)", pattern):
         for other in (str(int(found[0]) + 1), str(max(int(found[0]) - 1, 0))):
             if other != found[0]:
                 edited = pattern[: found.start()] + other + pattern[found.end() :]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from schemas.avro_codec import decode_event_avro, encode_event_avro, schema_text
-from schemas.errors import DecodeError, OperatorError
+from schemas.errors import DecodeError, OperatorError, RegistryUnreachable
 from schemas.events import Event
-from sinks.registry import SUBJECTS, Registry, RegistryUnreachable
+from sinks.registry import SUBJECTS, Registry
 
 EVENT = Event("order.created", 1_795_255_200_123, "e-1", "m-1", {"total": 10})
 

@@ -10,8 +10,7 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaException,
 
 from agents.outbox import partition_of
 from agents.topics import EVENTS
-from schemas.codec import decode_event
-from schemas.errors import CampaignError, DecodeError, OperatorError
+from schemas.errors import CampaignError, DecodeError, OperatorError, RegistryUnreachable
 from schemas.events import Event, Record, append_ms_of
 from schemas.findings import errors
 from schemas.instants import instant_ms
@@ -25,6 +24,7 @@ from tidings.brokers import attach
 from tidings.cli.progress import Bar
 from tidings.config import Settings
 from tidings.files import FORMATS, EventFiles, campaign_paths, read_texts
+from tidings.registry import Decode, decoder_of
 
 GROUP = "tidings-explain"  # librdkafka wants one; nothing is committed under it
 TIMEOUT_S = 15.0  # without any answer from the broker
@@ -154,15 +154,17 @@ def _from_broker(
         number = partition_of(member_id.encode(), len(found.partitions)) if partition is None else partition
         if number not in found.partitions:
             raise OperatorError(f"--partition: {EVENTS} has {len(found.partitions)} of them, from 0 (got {number})")
-        log = _log(consumer, number, member_id)
+        log = _log(consumer, number, member_id, decoder_of(settings))
         return explain_member(log, plans, member_id, campaign=name, at_ms=at_ms, partition=number, topic=EVENTS)
     except KafkaException as error:
         raise _unreachable(settings.bootstrap, error.args[0].str()) from None
+    except RegistryUnreachable as error:
+        raise OperatorError(str(error), exit_code=_NO_CONTACT) from None
     finally:
         consumer.close()
 
 
-def _log(consumer: Consumer, partition: int, member_id: str) -> Iterator[Line]:
+def _log(consumer: Consumer, partition: int, member_id: str, decode: Decode) -> Iterator[Line]:
     """Yield what lies in the partition now; only the member's own records and those without a key are decoded."""
     low, high = consumer.get_watermark_offsets(TopicPartition(EVENTS, partition), timeout=TIMEOUT_S)
     consumer.assign([TopicPartition(EVENTS, partition, low)])
@@ -181,7 +183,7 @@ def _log(consumer: Consumer, partition: int, member_id: str) -> Iterator[Line]:
                 record = _record(message, latest)
                 latest = max(latest, record.append_ms)
                 if record.offset < high:
-                    yield record, _event(record, own)
+                    yield record, _event(record, own, decode)
             # The position also passes what is no message: the marks of transactions.
             at = max(at, consumer.position([TopicPartition(EVENTS, partition)])[0].offset)
             bar.at(at - low, f"{at - low:,} records")
@@ -196,11 +198,11 @@ def _record(message: Message, latest: int) -> Record:
     return Record(message.offset() or 0, append_ms, message.key(), message.value())
 
 
-def _event(record: Record, own: bytes) -> Event | None:
+def _event(record: Record, own: bytes, decode: Decode) -> Event | None:
     if record.key is not None and record.key != own:
         return None
     try:
-        return decode_event(record.value)
+        return decode(record.value)
     except DecodeError:
         return None
 

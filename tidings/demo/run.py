@@ -52,7 +52,8 @@ class Steps:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._bar.stop()
+        if self._console.is_terminal:
+            self._bar.stop()
 
     def step(self, text: str) -> None:
         """Begin a step."""

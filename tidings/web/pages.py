@@ -40,7 +40,7 @@ def sink_trouble(counters: Counters | None) -> Trouble | None:
     if counters.outage:
         return (
             f"what is in hand cannot be inserted (got {counters.failures} failures)",
-            "check ClickHouse and the broker; nothing is lost, records wait in Kafka",
+            "check ClickHouse, the broker and the schema registry; nothing is lost, records wait in Kafka",
         )
     return None
 

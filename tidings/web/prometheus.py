@@ -172,6 +172,7 @@ DELIVERY_HELP: Mapping[str, str] = {  # by the name under which delivery counts
     "delivery_uncertain": "Attempts whose outcome was not known for certain.",
     "delivery_cancel_late": "Cancels that came after the message was sent.",
     "delivery_dead_letters": "Commands that could not be read, by reason.",
+    "unsubscribe_requests": "Requests to unsubscribe links by status.",
     "delivery_under_way": "Commands between reading and the end.",
     "delivery_provider_up": "0 while the provider does not answer.",
     "delivery_delay_ms": "From the append of the deciding record until the provider took the message.",
@@ -186,6 +187,7 @@ class DeliveryRecorder:
         self._counts: dict[str, dict[tuple[tuple[str, str], ...], int]] = {
             "delivery_outcomes": {},
             "delivery_dead_letters": {},
+            "unsubscribe_requests": {},
             **{name: {(): 0} for name in ("delivery_repeated", "delivery_uncertain", "delivery_cancel_late")},
         }
         self._gauges: dict[str, float] = {"delivery_under_way": 0, "delivery_provider_up": 1}

@@ -18,7 +18,9 @@ from tidings.web.auth import matches
 from tidings.web.pages import Trouble, error_page
 from tidings.web.prometheus import CONTENT_TYPE, Family, process_families, render
 
-OPEN = frozenset({"/health", "/ready"})  # a probe has no token; they say nothing about members
+# A probe has no token, and learns nothing about members.
+OPEN = frozenset({"/health", "/ready"})
+UNSUBSCRIBE = "/u/{token}"  # open as well: RFC 8058 wants no login, the address itself is the key
 RETRY_AFTER_S = "1"
 STOP_S = 2.0
 
@@ -42,7 +44,7 @@ class Probes:
 def install(app: web.Application, probes: Probes, token: str) -> None:
     """Add the guard and the endpoints of every role. Call before the application starts.
 
-    `token` empty: nothing but /health and /ready is answered.
+    `token` empty: nothing but /health, /ready and unsubscribe links is answered.
     """
     app.middlewares.append(_guard(token))
 
@@ -62,14 +64,20 @@ def install(app: web.Application, probes: Probes, token: str) -> None:
     app.router.add_get("/metrics", metrics)
 
 
-async def serve(probes: Probes, token: str, host: str, port: int) -> web.AppRunner:
+async def serve(
+    probes: Probes, token: str, host: str, port: int, extend: Callable[[web.Application], None] | None = None
+) -> web.AppRunner:
     """Listen with the endpoints of every role; `cleanup()` of what is returned stops it.
+
+    `extend` adds what one role has besides.
 
     Raises:
         OperatorError: the port is taken.
     """
     app = web.Application()
     install(app, probes, token)
+    if extend is not None:
+        extend(app)
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=STOP_S)
     await runner.setup()
     try:
@@ -105,7 +113,9 @@ def _guard(token: str) -> Any:
 
 
 def _refusal(token: str, request: web.Request) -> web.Response | None:
-    if request.path in OPEN or matches(token, request.headers.get("Authorization")):
+    resource = request.match_info.route.resource
+    open_to_all = request.path in OPEN or (resource is not None and resource.canonical == UNSUBSCRIBE)
+    if open_to_all or matches(token, request.headers.get("Authorization")):
         return None
     if not token:
         return error_answer(
