@@ -14,6 +14,8 @@ from confluent_kafka.schema_registry.error import SchemaRegistryError
 from schemas.avro_codec import parse_schema, schema_text
 from schemas.errors import DecodeError, OperatorError, RegistryUnreachable
 
+__all__ = ["SUBJECTS", "Registry", "RegistryUnreachable"]
+
 AVRO = "AVRO"
 NOT_FOUND = 404
 TIMEOUT_S = 5.0     # an epoch waits for the answer, once per schema id and process

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import os
 import re
 import shutil
 import subprocess
@@ -226,6 +227,23 @@ def test_a_squatter_before_our_root_stops_the_start(tmp_path: Path, package: str
     assert done.returncode != 0
     assert f"package '{package}' was loaded from {squatter.resolve()}, not from {ROOT / package}; " in done.stderr
     assert f"set PYTHONPATH={ROOT}" in done.stderr
+
+
+@pytest.mark.parametrize("package", PACKAGES[:-1])
+def test_a_squatter_on_pythonpath_ends_every_command_with_our_words(tmp_path: Path, package: str) -> None:
+    squatter = tmp_path / "site" / package
+    squatter.mkdir(parents=True)
+    (squatter / "__init__.py").write_text("raise RuntimeError('a stranger was imported')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "tidings", "--help"],
+        capture_output=True, text=True, timeout=60, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(squatter.parent), str(ROOT)])},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"package '{package}' was loaded from {squatter.resolve()}, not from {ROOT / package}; "
+        f"uninstall that distribution or set PYTHONPATH={ROOT}\n"
+    )
 
 
 def test_a_package_that_is_nowhere_is_named(tmp_path: Path) -> None:

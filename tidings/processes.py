@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,15 +120,15 @@ class Child:
         except OSError:
             return None
 
-    def last_words(self) -> str:
-        """Return the end of its log, for an error."""
+    def last_words(self, lines: int) -> str:
+        """Return the last lines of its log, for an error."""
         try:
             with self.log_path.open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - 8_192))
-                lines = file.read().decode("utf-8", "replace").splitlines()
+                found = file.read().decode("utf-8", "replace").splitlines()
         except OSError:
             return ""
-        return "\n".join(line[:600] for line in lines[-TAIL_LINES:])
+        return "\n".join(line[:600] for line in found[-lines:])
 
     def trim_log(self) -> None:
         """Move a log that grew long aside; the child goes on writing at the new beginning (it appends)."""
@@ -165,8 +165,11 @@ class Children:
         for child in self.all:
             self._start(child)
 
-    def watch(self) -> None:
+    def watch(self, fatal: Collection[int] = ()) -> None:
         """Look after them; call it every second or faster.
+
+        Args:
+            fatal: exit codes after which a child is not started again.
 
         Raises:
             OperatorError: one ended by itself, and is not to be started again.
@@ -184,18 +187,21 @@ class Children:
             if code is None:
                 child.trim_log()
                 continue
-            if not self._restart:
+            if not self._restart or code in fatal:
                 raise OperatorError(
                     f"{name}: ended by itself (got exit code {code}); its log {child.log_path} ends with:\n"
-                    + child.last_words(),
-                    exit_code=1,
+                    + child.last_words(TAIL_LINES),
+                    exit_code=code if code in fatal else 1,
                 )
             child.wait(1)
             settled = now - self._started[name] > SETTLED_S
             pause = FIRST_PAUSE_S if settled else min(LONGEST_PAUSE_S, self._pauses.get(name, FIRST_PAUSE_S / 2) * 2)
             self._pauses[name] = pause
             self._again[name] = now + pause
-            self._say(f"{name} ended by itself (exit code {code}, see {child.log_path}); starts again in {pause:g} s")
+            self._say(
+                f"{name} ended by itself (exit code {code}), starts again in {pause:g} s; {child.log_path} ends with:\n"
+                f"  {child.last_words(1)[:300]}"
+            )
 
     def stop(self) -> None:
         """Ask all to stop, wait until they are gone; a second Ctrl-C while it waits kills them."""

@@ -28,6 +28,7 @@ ROLES = ("engine", "delivery", "sink")
 WATCH_S = 0.25
 STATUS_S = 5.0
 READY_S = 120.0  # recovery of a large state is longer; then it says so and goes on
+WRONG = (2, 3)  # a setting, a port, a broker: at the start these do not mend themselves
 SMTP_PORT = 1025  # Mailpit's
 
 
@@ -100,7 +101,7 @@ def _await_ready(children: Children, stop: threading.Event, say: Callable[[str],
     until = time.monotonic() + READY_S
     roles = [child for child in children.all if child.program.name in ROLES]
     while not stop.wait(WATCH_S):
-        children.watch()
+        children.watch(fatal=WRONG)
         if all(is_ready(child.url()) for child in roles):
             return
         if time.monotonic() > until:

@@ -24,6 +24,7 @@ from aiohttp import web
 from agents.records import Counters, RecordSink
 from agents.topics import APP_ID, BY_NAME, CHANGELOG, COMMANDS, EVENTS
 from schemas.errors import OperatorError, StateError, TidingsError
+from schemas.ids import h128
 from tables.rocks import DirectoryLock
 from tidings.brokers import attach
 from tidings.brokers.admin import describe
@@ -75,10 +76,16 @@ class Launch:
 
     @property
     def group_instance_id(self) -> str | None:
-        """Static membership, as stable as the state on this disk; None on the memory broker, which has none."""
+        """Static membership, as stable as the state on this disk; None on the memory broker, which has none.
+
+        An engine's id holds its address too: Faust finds it in the assignment that a returning member gets as it left
+        it, and ends when it is another one. An engine that moves is a new member, and the old one's partitions wait for
+        the session timeout.
+        """
         if self.settings.broker_kind == "memory":
             return None
-        return f"{self.role}-{kept_secret(self.home / ID_FILE)[:12]}"
+        address = f"-{h128(self.url)[:8]}" if self.role == ENGINE else ""
+        return f"{self.role}-{kept_secret(self.home / ID_FILE)[:12]}{address}"
 
 
 def run_worker(settings: Settings, role: str, *, instance: int = 0, web_port: int | None = None) -> None:

@@ -142,6 +142,16 @@ def test_the_demo_messages_are_clean_and_need_one_value(name: str, data: str) ->
     assert "https://shop.example/u/token" in rendered.text and "https://shop.example/u/token" in rendered.html
 
 
+@pytest.mark.parametrize("name", ["browse_reminder", "cart_reminder", "thank_you"])
+def test_the_demo_messages_can_be_said_without_any_value(name: str) -> None:
+    """Some shops' orders have no order id, and some products no name."""
+    sent = dict.fromkeys(("order_id", "product_id", "name", "quantity", "price", "total", "currency", "url"))
+    for data in ({}, sent):
+        rendered = Templates(DEMO).render(name, VALUES | {"data": data})
+        assert "None" not in "".join(map(str, rendered))
+        assert " ." not in rendered.subject + rendered.text
+
+
 def test_a_file_that_is_too_large_or_not_text_is_refused(tmp_path: Path) -> None:
     templates = write(tmp_path, txt="x" * 200_000)
     (tmp_path / "x.html.j2").write_bytes(b"\xff\xfe")

@@ -15,10 +15,10 @@ from agents.topics import EVENTS
 from schemas.campaign import Campaign
 from schemas.codec import decode_event, encode_event
 from schemas.errors import DecodeError, OperatorError
-from schemas.events import CAMPAIGN_PUBLISHED, CAMPAIGN_WITHDRAWN, CONTROL_TYPES, Event
+from schemas.events import CAMPAIGN_PUBLISHED, CAMPAIGN_WITHDRAWN, CONTROL_TYPES, RECORDED_AT_HEADER, Event
 from schemas.findings import ERROR
 from schemas.ids import h128
-from schemas.instants import instant_text
+from schemas.instants import instant_ms, instant_text
 from streams.campaigns import load_campaign
 from tidings.brokers import attach
 from tidings.cli.check import examine
@@ -56,13 +56,29 @@ def campaigns() -> None:
 # ---------------------------------------------------------------- publish
 
 
+def _instant(ctx: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return instant_ms(int(text) if text.isdigit() else text)
+    except ValueError:
+        raise click.BadParameter(f"must be a time (got {text!r}); write 2019-10-01T00:00:00Z or milliseconds") from None
+
+
 @campaigns.command()
 @click.argument("paths", metavar="CAMPAIGN_OR_DIR...", nargs=-1, required=True)
 @click.option("--watch", is_flag=True, help="Stay, and publish again whatever changes; end with Ctrl-C.")
 @click.option("--templates", metavar="DIR", help="Where the message templates are; default TIDINGS_TEMPLATES_DIR.")
+@click.option(
+    "--as-of", metavar="TIME", callback=_instant,
+    help="Publish as if it were that time, RFC 3339 or ms: before the first event of a log that"
+    " 'produce --as-recorded' will send, whose clock must not be ahead of it.",
+)  # fmt: skip
 @broker_option
 @output_option
-def publish(paths: tuple[str, ...], watch: bool, templates: str | None, broker: str | None, output: str) -> None:
+def publish(
+    paths: tuple[str, ...], watch: bool, templates: str | None, as_of: int | None, broker: str | None, output: str
+) -> None:
     """Check campaigns and make them live.
 
     All of them are checked first, with templates and cases; one error, and none is published. A version is a hash of
@@ -73,6 +89,7 @@ def publish(paths: tuple[str, ...], watch: bool, templates: str | None, broker: 
       python -m tidings campaigns publish campaigns/demo --broker local
       python -m tidings campaigns publish campaigns/demo/thank_you.yaml --output json
       python -m tidings campaigns publish --watch campaigns/demo
+      python -m tidings campaigns publish campaigns/examples --as-of 2019-10-01T00:00:00Z
 
     Exit codes: 0 live, 1 errors in the campaigns, 2 wrong usage, 3 the broker is out of reach.
     """  # noqa: D301 click wants the character itself
@@ -82,7 +99,7 @@ def publish(paths: tuple[str, ...], watch: bool, templates: str | None, broker: 
         sys.exit(1)
     sender = Sender(settings, EVENTS)
     known: dict[str, str] = {}
-    print_rows([_send(sender, path, known) for path in campaign_paths(paths)], output)
+    print_rows([_send(sender, path, known, as_of) for path in campaign_paths(paths)], output)
     if not watch:
         return
     click.echo("watching; end with Ctrl-C", err=True)
@@ -146,12 +163,12 @@ def _load(path: Path) -> Campaign:
     return campaign
 
 
-def _send(sender: Sender, path: Path, known: dict[str, str]) -> dict[str, Any]:
+def _send(sender: Sender, path: Path, known: dict[str, str], as_of: int | None = None) -> dict[str, Any]:
     campaign = _load(path)
     data = {
         "campaign": campaign.campaign, "version": campaign.version, "path": _shown(path), "yaml": read_text(path),
     }  # fmt: skip
-    send_everywhere(sender, CAMPAIGN_PUBLISHED, data)
+    send_everywhere(sender, CAMPAIGN_PUBLISHED, data, recorded_at_ms=as_of)
     known[campaign.campaign] = campaign.version
     return {
         "campaign": campaign.campaign, "version": campaign.version, "partitions": sender.partitions,
@@ -165,10 +182,20 @@ def _shown(path: Path) -> str:
     return full.relative_to(Path.cwd()).as_posix() if full.is_relative_to(Path.cwd()) else path.name
 
 
-def send_everywhere(sender: Sender, kind: str, data: dict[str, Any], now_ms: int | None = None) -> None:
+def send_everywhere(
+    sender: Sender, kind: str, data: dict[str, Any], now_ms: int | None = None, recorded_at_ms: int | None = None
+) -> None:
     """Send one copy of a control record to every partition and wait for the answers.
 
     A crash in between leaves some partitions without it: sending again is harmless, and completes it.
+
+    Args:
+        sender: to `events`.
+        kind: its event type.
+        data: names the campaign under `campaign`.
+        now_ms: when it happens; None: now.
+        recorded_at_ms: the append time it takes part in the log with (see `schemas.events.append_ms_of`); None: the
+            broker's.
 
     Raises:
         OperatorError: the broker did not take all copies (exit code 3).
@@ -176,8 +203,9 @@ def send_everywhere(sender: Sender, kind: str, data: dict[str, Any], now_ms: int
     at = int(time.time() * 1000) if now_ms is None else now_ms
     event_id = h128(kind, data["campaign"], str(data.get("version", "")), str(at))  # one id for all copies
     value = encode_event(Event(kind, at, event_id, None, data, source="tidings"))
+    headers = {} if recorded_at_ms is None else {RECORDED_AT_HEADER: b"%d" % recorded_at_ms}
     for partition in range(sender.partitions):
-        sender.send(value, None, partition=partition)
+        sender.send(value, None, partition=partition, headers=headers)
     sender.flush()
     trouble = sender.trouble()
     if trouble:

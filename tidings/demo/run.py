@@ -23,7 +23,7 @@ from tidings.config import Settings
 from tidings.demo.load import Load
 from tidings.demo.report import FUNNEL, NUMBERS, Outcome, print_report
 from tidings.demo.verify import read_topics, replay_agrees
-from tidings.processes import Child, Children, only_one, role_program
+from tidings.processes import TAIL_LINES, Child, Children, only_one, role_program
 from tidings.smtp_server import SmtpServer
 from tidings.standing import Lookout, is_ready, metrics_of, wait_until
 from tidings.web.auth import token_of
@@ -163,7 +163,7 @@ def _await_ready(children: Children) -> None:
         late = [child for child in children.all if not is_ready(child.url())]
         raise OperatorError(
             f"{', '.join(child.program.name for child in late)}: not ready (got nothing for {READY_S:.0f} s); the log"
-            f" {late[0].log_path} ends with:\n{late[0].last_words()}"
+            f" {late[0].log_path} ends with:\n{late[0].last_words(TAIL_LINES)}"
             if late
             else "demo: not ready in time; try again",
             exit_code=1,

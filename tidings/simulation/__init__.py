@@ -1,1 +1,1 @@
-"""A deterministic simulation of the whole engine: real core and real worker on a made-up broker, disk, group and clock."""
+"""A deterministic simulation: the real core and the real worker on a made-up broker, disk, group and clock."""

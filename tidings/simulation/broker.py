@@ -1,4 +1,4 @@
-"""The simulated broker: partition logs with broker time, holes and compaction, and producers with all their troubles."""
+"""The simulated broker: logs with broker time, holes and compaction, and producers with all their troubles."""
 
 import asyncio
 from bisect import bisect_left
@@ -34,6 +34,7 @@ class Stored(msgspec.Struct, gc=False):
     origin: int
     written_ms: int
     timestamp_type: int = LOG_APPEND_TIME
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 class Log:

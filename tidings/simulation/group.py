@@ -1,5 +1,6 @@
 """The simulated consumer group: eager rebalances, generations, session expiry, static membership, fenced commits."""
 
+from functools import partial
 from typing import Any
 
 from streams.registry import META_CLOCK
@@ -42,7 +43,7 @@ class Group:
         returning = self.static and name in self._members and self._members[name] is not process
         self._members[name] = process
         if returning and self.stable and name in self.assignment:
-            self._world.tell(f"group: {process.name} returns to generation {self.generation}")
+            self._world.tell(f"group: {name} returns to generation {self.generation}")
             self._hand_over(process, name)
             return
         if self.stable:
@@ -111,7 +112,7 @@ class Group:
         world, number = self._world, self._round
         world.tell(f"group: rebalance {number} of {sorted(self._members)}")
         for process in list(self._members.values()):
-            world.after(world.rng.randrange(HEARTBEAT_MS), lambda p=process: self._notify(number, p))
+            world.after(world.rng.randrange(HEARTBEAT_MS), partial(self._notify, number, process))
         world.after(REBALANCE_MS, lambda: self._expire_round(number))
 
     def _notify(self, number: int, process: Any) -> None:
@@ -152,5 +153,6 @@ class Group:
         for partition in partitions:
             self.owner[partition] = process
         self._world.after(
-            self._faults.delay(self._world, 500), lambda: process.deliver(lambda: process.assigned(generation, partitions))
+            self._faults.delay(self._world, 500),
+            lambda: process.deliver(lambda: process.assigned(generation, partitions)),
         )

@@ -10,7 +10,7 @@ import msgspec
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from agents.batching import BatchConsumer, OffsetTracker, Sent
+from agents.batching import BatchConsumer, Entry, OffsetTracker, Sent
 from agents.engine_worker import EngineWorker, Lease
 from agents.member_table import StoreAdapter
 from agents.outbox import Outbox
@@ -63,7 +63,7 @@ class WatchedOutbox(Outbox):
         ORIGIN.set(epoch.partition)
         sent = await super().send(epoch)
         if epoch.firings:
-            entries = [(f.member_id.encode(), json_bytes(f), []) for f in epoch.firings]
+            entries: list[Entry] = [(f.member_id.encode(), json_bytes(f), []) for f in epoch.firings]
             sent = [*sent, *await self._sim.send(FIRINGS, 0, entries)]
         self._outputs[id(epoch)] = sent
         return sent
@@ -84,7 +84,7 @@ class WatchedOutbox(Outbox):
             self._process.shared.world.accuse("I4", text)
 
 
-class FaustPart(driver.Consumer):  # type: ignore[misc]
+class FaustPart(driver.Consumer):
     """What Faust's consumer does below ours: commit, seek, revoke. Placed below BatchConsumer in SimConsumer."""
 
     process: "Process"
@@ -194,7 +194,9 @@ class Delivery:
 class Process:
     """One life of one worker, from its start to its end. `slot` names the worker over its lives, `name` this life."""
 
-    def __init__(self, slot: str, life: int, disk: dict[int, SimStore], shared: Shared, ended: Callable[["Process"], None]) -> None:
+    def __init__(
+        self, slot: str, life: int, disk: dict[int, SimStore], shared: Shared, ended: Callable[["Process"], None]
+    ) -> None:
         self.slot = slot
         self.name = f"{slot}#{life}"
         self.disk = disk
@@ -405,7 +407,7 @@ class Process:
             self.poke(partition)
 
     async def _read_changelog(self, partition: int) -> None:
-        """Bring the store up to the changelog's end, in batches, through the real adapter. Then it must equal the fold."""
+        """Bring the store up to the changelog's end through the real adapter. Then it must equal the fold."""
         store, log = self.stores.open(partition), self.shared.broker.changelog[partition]
         reader = SimpleNamespace(stores=self.stores)
         end = log.end
@@ -522,11 +524,14 @@ class Process:
         """I3, I6: what was written is in the changelog, and the store is the changelog's fold up to its own offset."""
         broker = self.shared.broker
         if not all(broker.was_stored(partition, key, value) for key, value in data.items()):
-            self.shared.world.accuse("I3", f"{self.name}: store of partition {partition} has what the changelog has not")
-        elif store.offset is not None and store.exact:
-            if {**store.members, **store.metas} != broker.folded(partition, store.offset):
-                text = f"{self.name}: store of partition {partition} is not the changelog's fold up to {store.offset}"
-                self.shared.world.accuse("I6", text)
+            text = f"{self.name}: store of partition {partition} has what the changelog has not"
+            self.shared.world.accuse("I3", text)
+            return
+        if store.offset is None or not store.exact:
+            return
+        if {**store.members, **store.metas} != broker.folded(partition, store.offset):
+            text = f"{self.name}: store of partition {partition} is not the changelog's fold up to {store.offset}"
+            self.shared.world.accuse("I6", text)
 
 
 def owners_of(processes: Sequence[Process]) -> dict[int, Process]:

@@ -1,6 +1,7 @@
 """One seed, one run: build a world, let it happen, judge it."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from schemas.codec import decode_command
@@ -75,7 +76,7 @@ class Run:
         rng = self.world.rng
         starts = [begin, begin, rng.randrange(begin, end + 1), end]
         for slot in self.slots:
-            self.world.at(rng.choice(starts), lambda slot=slot: self._start(slot))
+            self.world.at(rng.choice(starts), partial(self._start, slot))
         self._plan_troubles(begin, end)
         calm = end + rng.choice([0, 2_000, 20_000])
         self.world.at(calm, self._calm)
@@ -114,16 +115,14 @@ class Run:
             for a, key, value in work.lines:
                 physical = max(physical, a)
                 begin, end = min(begin, physical), max(end, physical)
-                self.world.at(
-                    physical, lambda p=partition, k=key, v=value, a=a: self.broker.append_event(p, k, v, a)
-                )
+                self.world.at(physical, partial(self.broker.append_event, partition, key, value, a))
         self.world.now = begin
         return begin, end
 
     def _appended(self, partition: int) -> None:
         for process in self.processes.values():
             if partition in process.positions:
-                process.deliver(lambda process=process: process.poke(partition))
+                process.deliver(partial(process.poke, partition))
 
     def _commanded(self, record: Stored) -> None:
         """Be the delivery: a receipt for some of the commands, appended to the partition they came from."""
@@ -246,5 +245,3 @@ class Run:
 def run_seed(seed: int, source: Source, kinds: frozenset[str] = DEFAULT, *, telling: bool = False) -> Outcome:
     """Run one seed."""
     return Run(seed, source, kinds, telling=telling).run()
-
-

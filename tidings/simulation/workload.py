@@ -19,7 +19,7 @@ Json = dict[str, Any]
 
 
 class Source(Protocol):
-    """Where cases come from and what judges them: the oracle of the test suite, which shares no code with the engine."""
+    """Where cases come from and what judges them: the tests' oracle, which shares no code with the engine."""
 
     def case(self, seed: int, most_campaigns: int, most_events: int) -> tuple[list[Json], list[Json]]:
         """Make campaigns and the events of one partition's log."""
@@ -126,9 +126,7 @@ def _disturb(lines: list[tuple[int, bytes | None, bytes]], world: World) -> None
         lines.insert(place + 1, (a, None, _tick(a)))
 
 
-def _edit(
-    lines: list[tuple[int, bytes | None, bytes]], campaigns: list[Json], other: list[Json], world: World
-) -> None:
+def _edit(lines: list[tuple[int, bytes | None, bytes]], campaigns: list[Json], other: list[Json], world: World) -> None:
     """Publish new versions, withdraw and bring back, between the records of a log."""
     rng = world.rng
     for _ in range(rng.choice([1, 2, 4, 7])):

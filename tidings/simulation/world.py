@@ -94,7 +94,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """See asyncio; seconds of virtual time."""
         return self._world.now / 1000
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
+    def call_at(  # type: ignore[override]  # the same, with arguments of any type
+        self, when: float, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
         """See asyncio; rounded up to the next ms."""
         timer = asyncio.TimerHandle(when, callback, args, self, context)
 
@@ -122,12 +124,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.set_exception_handler(lambda loop, context: None)
         for task in asyncio.all_tasks(self):
             task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - killed on purpose
-            coroutine = task.get_coro()
-            if coroutine is not None and getattr(coroutine, "cr_frame", None) is not None and coroutine.cr_await is None:
-                coroutine.close()  # type: ignore[union-attr]  # never begun: Python would warn that nobody awaited it
+            coroutine: Any = task.get_coro()
+            if getattr(coroutine, "cr_frame", None) is not None and coroutine.cr_await is None:
+                coroutine.close()  # never begun: Python would warn that nobody awaited it
         self.close()
 
-    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+    def call_soon(  # type: ignore[override]  # likewise
+        self, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.Handle:
         """See asyncio. Nothing runs in a process that is gone."""
         handle = asyncio.Handle(callback, args, self, context)
         if not self.is_closed():

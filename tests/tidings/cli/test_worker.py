@@ -1,72 +1,25 @@
 """The command `worker` as a process of its own: what it prints, how it ends."""
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from agents.topics import TOPICS
 from schemas.errors import OperatorError
+from tests.helpers.workers import refused, running, start
 from tidings.brokers.memory import MemoryBroker
 from tidings.config import Settings
-from tidings.web.ask import ask
-from tidings.worker import PORT_OFFSETS, ROLES, Launch, _port, unsubscribe_secret
-
-ROOT = Path(__file__).parents[3]
+from tidings.worker import PORT_OFFSETS, ROLES, Launch, _port, unsubscribe_base_url, unsubscribe_secret
 
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[str]:
     with MemoryBroker({spec.name: 2 for spec in TOPICS} | {"tidings-delivery-sent": 2}) as running:
         yield f"memory://{running.bootstrap}"
-
-
-def start(*args: str, **settings: str) -> "subprocess.Popen[str]":
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TIDINGS_")}
-    env = kept | {f"TIDINGS_{name.upper()}": value for name, value in settings.items()}
-    return subprocess.Popen(
-        [sys.executable, "-m", "tidings", "worker", *args],
-        cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-def refused(*args: str, **settings: str) -> tuple[int, str]:
-    process = start(*args, **settings)
-    _, errors = process.communicate(timeout=60)
-    return process.returncode, errors
-
-
-@contextmanager
-def running(*args: str, **settings: str) -> "Iterator[tuple[subprocess.Popen[str], str]]":
-    """Run a worker to its readiness; yields its process and the line it printed."""
-    process = start(*args, **settings)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        url = line.rpartition("web ")[2].strip().split(" ")[0]
-        asking = Settings.from_env({"TIDINGS_DATA_DIR": settings["data_dir"]})
-        until = time.monotonic() + 40
-        while True:
-            try:
-                if ask(asking, "/ready", url) == {"status": "ready"}:
-                    break
-            except OperatorError:
-                pass
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < until, "not ready"
-            time.sleep(0.1)
-        yield process, line
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -177,3 +130,11 @@ def test_links_are_signed_by_the_setting_or_by_a_kept_secret(tmp_path: Path) -> 
     assert unsubscribe_secret(given) == b"x" * 16
     with pytest.raises(OperatorError, match="16 characters or more"):
         unsubscribe_secret(Settings.from_env(place | {"TIDINGS_UNSUBSCRIBE_SECRET": "short"}))
+
+
+def test_links_lead_to_the_worker_itself_only_while_mail_stays_on_this_machine(tmp_path: Path) -> None:
+    assert unsubscribe_base_url(launch(tmp_path)) == "http://127.0.0.1:6066/u"
+    given = {"unsubscribe_base_url": "https://shop.example/leave", "smtp": "smtps://mail.example"}
+    assert unsubscribe_base_url(launch(tmp_path, **given)) == "https://shop.example/leave"
+    with pytest.raises(OperatorError, match="TIDINGS_UNSUBSCRIBE_BASE_URL: must be set when mail leaves this machine"):
+        unsubscribe_base_url(launch(tmp_path, smtp="smtps://mail.example"))
