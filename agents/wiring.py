@@ -16,7 +16,7 @@ from agents.member_table import StateTable
 from agents.metrics import EngineMetrics
 from agents.outbox import Outbox
 from agents.pacemaker import BEAT_S, Pacemaker
-from agents.topics import APP_ID, CHANGELOG, EVENTS, TABLE
+from agents.topics import APP_ID, CHANGELOG, EVENTS, LARGE_MESSAGE_BYTES_MAX, TABLE
 from tables.codec import fire_at_of
 from tables.declare import MemberStores
 from tables.rocks import FireAt, RocksResources
@@ -33,7 +33,7 @@ _LEASE_SHARE = 0.5  # likewise, for a worker that was paused
 _HEARTBEAT_SHARE = 0.1
 _LEASE_BEAT_S = 0.2
 _PRODUCER_BATCH = 512 << 10
-_REQUEST_BYTES = 4 << 20
+_REQUEST_BYTES = 2 * LARGE_MESSAGE_BYTES_MAX  # any record that a topic takes, and what is around it
 _WATCH_S = 0.05
 
 
@@ -100,26 +100,26 @@ def create_engine_app(
         StateError: another process uses the data directory.
     """
     stores = MemberStores(data_dir, resources, fire_at)
-    options: dict[str, Any] = {
+    app = BatchApp(
+        APP_ID,
         **_broker_settings(bootstrap, instance, session_timeout_s),
         **_producer_settings(session_timeout_s, compression),
         **_web_settings(web_enabled, web_host, web_port, canonical_url),
-        "store": "memory://",
-        "datadir": str(data_dir / "faust"),
-        "topic_partitions": partitions,
-        "topic_replication_factor": replication_factor,
-        "topic_allow_declare": declare_topics,
-        "topic_disable_leader": True,
-        "table_standby_replicas": standby_replicas,
-        "processing_guarantee": "at_least_once",
-        "ConsumerScheduler": BatchScheduler,
-        "stream_buffer_maxsize": _BUFFER,
-        "stream_wait_empty": True,
-        "stream_recovery_delay": 0.0,
-        "recovery_consistency_check": True,
+        **_topic_settings(partitions, replication_factor, declare_topics, standby_replicas),
+        **_stream_settings(data_dir),
         **(security or {}),
-    }
-    app = BatchApp(APP_ID, **options)
+    )
+    table = _members(app, stores, partitions)
+    metrics = EngineMetrics()
+    worker = EngineWorker(
+        app, table, engines, Outbox(BatchWriter(app, clock), CHANGELOG),
+        events_topic=EVENTS, wall_ms=clock, metrics=metrics,
+        quiesce_s=session_timeout_s * _QUIESCE_SHARE, lease_s=session_timeout_s * _LEASE_SHARE,
+    )  # fmt: skip
+    return EngineApp(app, worker, metrics, stores, _attach(app, worker, partitions))
+
+
+def _members(app: BatchApp, stores: MemberStores, partitions: int) -> StateTable:
     table = StateTable(
         app,
         stores=stores,
@@ -132,19 +132,10 @@ def create_engine_app(
         standby_buffer_size=_STANDBY_BATCHES,
     )
     app.tables.add(table)
-    metrics = EngineMetrics()
-    outbox = Outbox(BatchWriter(app, clock), CHANGELOG)
-    worker = EngineWorker(
-        app,
-        table,
-        engines,
-        outbox,
-        events_topic=EVENTS,
-        wall_ms=clock,
-        quiesce_s=session_timeout_s * _QUIESCE_SHARE,
-        lease_s=session_timeout_s * _LEASE_SHARE,
-        metrics=metrics,
-    )
+    return table
+
+
+def _attach(app: BatchApp, worker: EngineWorker, partitions: int) -> Pacemaker:
     pacemaker = Pacemaker(worker, EVENTS)
     events = app.topic(EVENTS, schema=BatchSchema(), partitions=partitions, maxsize=_TOPIC_QUEUE)
     app.agent(events, name="engine", supervisor_strategy=mode.CrashingSupervisor)(worker.process)
@@ -152,7 +143,7 @@ def create_engine_app(
     app.timer(_LEASE_BEAT_S, name="lease")(worker.renew_lease)
     app.before_start = worker.attach
     app.before_stop = worker.finish
-    return EngineApp(app, worker, metrics, stores, pacemaker)
+    return pacemaker
 
 
 async def run_engine_app(built: EngineApp, ended: asyncio.Event) -> None:
@@ -198,6 +189,29 @@ def _producer_settings(session_timeout_s: float, compression: str | None) -> dic
         "producer_max_batch_size": _PRODUCER_BATCH,
         "producer_max_request_size": _REQUEST_BYTES,
         "producer_compression_type": compression,
+    }
+
+
+def _topic_settings(partitions: int, replication_factor: int, declare: bool, standby_replicas: int) -> dict[str, Any]:
+    return {
+        "topic_partitions": partitions,
+        "topic_replication_factor": replication_factor,
+        "topic_allow_declare": declare,
+        "topic_disable_leader": True,
+        "table_standby_replicas": standby_replicas,
+    }
+
+
+def _stream_settings(data_dir: Path) -> dict[str, Any]:
+    return {
+        "store": "memory://",
+        "datadir": str(data_dir / "faust"),
+        "processing_guarantee": "at_least_once",
+        "ConsumerScheduler": BatchScheduler,
+        "stream_buffer_maxsize": _BUFFER,
+        "stream_wait_empty": True,
+        "stream_recovery_delay": 0.0,
+        "recovery_consistency_check": True,
     }
 
 

@@ -1,7 +1,7 @@
 """How often a campaign may fire for one member: once, limit, cooldown (SEMANTICS 60-63), judged at firing."""
 
 from schemas.campaign import Campaign
-from tables.member_state import Key, PlanState
+from tables.member_state import CAP_KEYS_MAX, Key, PlanState
 
 
 def cap_key(campaign: Campaign, key: Key) -> Key:
@@ -36,8 +36,9 @@ def record_firing(campaign: Campaign, state: PlanState, key: Key, clock_ms: int)
     keep = campaign.limit.count if campaign.limit else 1
     state.fired[name] = fired[-keep:]
     span = 0 if campaign.once else max(campaign.limit.per_ms if campaign.limit else 0, campaign.cooldown_ms or 0)
-    while span and len(state.fired) > 1:
+    while len(state.fired) > 1:
         oldest = next(iter(state.fired))
-        if clock_ms - state.fired[oldest][-1] < span:
+        stale = span and clock_ms - state.fired[oldest][-1] >= span
+        if not stale and len(state.fired) <= CAP_KEYS_MAX:
             break
         del state.fired[oldest]

@@ -457,6 +457,9 @@ class PartitionEngine:
             if plan_id in member.plans:
                 self._withdraw(member, plan_id)
             return
+        if instance is not None and instance.started[0] < plan.since_offset:
+            state.instances.remove(instance)
+            return
         out: list[Outcome] = []
         try:
             if instance is None:

@@ -39,16 +39,17 @@ class Registry:
         self.live: dict[str, Plan] = {}
         self._versions: dict[tuple[str, str], Plan] = {}
         self._until: dict[tuple[str, str], int] = {}
-        self._since: dict[tuple[str, str], int] = {}
         self._changes: dict[bytes, bytes | None] = {}
         for plan in fixed or ():
             self.live[plan.id] = self._versions[plan.id, plan.version] = plan
         for key in sorted(k for k in meta if k.startswith(META_CAMPAIGN)):
-            state, path, text, until, since = _unpack(meta[key])
+            state, path, text, until, since_offset, since_ms = _unpack(meta[key])
             campaign, _ = load_campaign(text, path)
             if campaign is not None:
                 campaign.source.update({"path": path, "yaml": text})
-                self._add(Plan(campaign), state, until, since)
+                plan = Plan(campaign)
+                plan.since_offset, plan.since_ms = since_offset, since_ms
+                self._add(plan, state, until)
         self.routes: dict[str, Route] = {}
         self.dated: tuple[Plan, ...] = ()
         self._rebuild()
@@ -92,17 +93,16 @@ class Registry:
                 "campaign": name,
                 "version": version,
                 "state": LIVE if self.live.get(name) is plan else DRAINING,
-                "since_offset": self._since.get((name, version)),
+                "since_offset": plan.since_offset,
                 "title": plan.campaign.title,
                 "pattern": plan.campaign.pattern,
             }
             for (name, version), plan in sorted(self._versions.items(), key=lambda item: item[0])
         ]
 
-    def _add(self, plan: Plan, state: str, until: int, since: int) -> None:
+    def _add(self, plan: Plan, state: str, until: int) -> None:
         ref = (plan.id, plan.version)
         self._versions[ref] = plan
-        self._since[ref] = since
         if state == LIVE:
             self.live[plan.id] = plan
         else:
@@ -114,24 +114,25 @@ class Registry:
             return
         if old is not None:
             self._drain(old, clock_ms)
-        plan = self._versions.get((campaign.campaign, campaign.version)) or Plan(campaign)
+        plan = self._versions.get((campaign.campaign, campaign.version))
+        if plan is None:  # else it still drains: its instances are its own
+            plan = Plan(campaign)
+            plan.since_offset, plan.since_ms = offset, clock_ms
+        plan.campaign.source.update({"path": path, "yaml": text})
         self._until.pop((plan.id, plan.version), None)
-        self._add(plan, LIVE, 0, offset)
-        self._texts(plan, LIVE, path, text, 0, offset)
+        self._add(plan, LIVE, 0)
+        self._keep(plan, LIVE, 0)
         self._rebuild()
 
     def _drain(self, plan: Plan, clock_ms: int) -> None:
-        ref = (plan.id, plan.version)
-        self._until[ref] = clock_ms + plan.horizon_ms()
-        source = plan.campaign.source
-        self._texts(
-            plan, DRAINING, source.get("path", ""), source.get("yaml", ""), self._until[ref], self._since.get(ref, 0)
-        )
+        until = self._until[plan.id, plan.version] = clock_ms + plan.horizon_ms()
+        self._keep(plan, DRAINING, until)
 
-    def _texts(self, plan: Plan, state: str, path: str, text: str, until: int, since: int) -> None:
-        if state == LIVE:
-            plan.campaign.source.update({"path": path, "yaml": text})
-        self._changes[_meta_key(plan.id, plan.version)] = _pack([state, path, text, until, since])
+    def _keep(self, plan: Plan, state: str, until: int) -> None:
+        source = plan.campaign.source
+        self._changes[_meta_key(plan.id, plan.version)] = _pack(
+            [state, source.get("path", ""), source.get("yaml", ""), until, plan.since_offset, plan.since_ms]
+        )
 
     def _withdraw(self, name: str) -> None:
         self.live.pop(name, None)
@@ -144,7 +145,6 @@ class Registry:
         for name, version in list(refs):
             self._versions.pop((name, version), None)
             self._until.pop((name, version), None)
-            self._since.pop((name, version), None)
             self._changes[_meta_key(name, version)] = None
         self._rebuild()
 

@@ -55,6 +55,8 @@ def fire_date(plan: Plan, state: PlanState, member: Member, offset: int, clock_m
         return
     due, label = state.armed
     state.armed = next_date(plan, member, max(due, clock_ms))
+    if due < plan.since_ms:
+        return  # it came while the campaign was withdrawn
     if plan.where is not None and not plan.where({}, {}, member.profile, clock_ms):
         return
     instance = Instance(plan.version, None, None, label, (offset, 0), due, due)

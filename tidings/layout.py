@@ -45,7 +45,7 @@ def _places(package: str) -> list[Path]:
 
 # Our own error type lives in one of the guarded packages: with a stranger in its place, only SystemExit is left.
 if strangers(["schemas"]):
-    print("\n".join(strangers()), file=sys.stderr)  # noqa: T201 - nothing of ours can speak yet
+    print("\n".join(strangers()), file=sys.stderr)  # nothing of ours can speak yet
     raise SystemExit(2)
 
 from schemas.errors import OperatorError  # noqa: E402 - safe to import only after the lines above

@@ -102,7 +102,7 @@ def advance_instances(
     advanced: dict[Any, bool] = {}
     for instance in list(state.instances):
         own = plan if instance.version == plan.version else plan_of(plan.id, instance.version)
-        if own is None:
+        if own is None or instance.started[0] < own.since_offset:
             state.instances.remove(instance)
             continue
         if moment.type not in own.types:

@@ -156,6 +156,9 @@ class Plan:
         self.whole_ms = pattern.within_ms
         self.steps = tuple(_compile_step(node, index, pattern) for index, node in enumerate(pattern.steps))
         self.lateness_ms = campaign.lateness_ms
+        # Where and when this version was published: what started before belongs to one that was withdrawn meanwhile.
+        self.since_offset = -1
+        self.since_ms = 0
         self.waits = any(step.waits for step in self.steps)
         self.repeat = campaign.on_repeat or Repeat("restart" if self.waits else "keep")
         self.aliases = frozenset(step.alias for step in self.steps if step.alias)

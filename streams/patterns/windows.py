@@ -71,11 +71,11 @@ def add_to_aggregate(entries: list[Entry], step: StepPlan, at: tuple[int, int], 
     edge = entries[-1][0] - step.window_ms
     keep = next(i for i, entry in enumerate(entries) if entry[0] > edge)
     del entries[:keep]
-    if len(entries) > EXACT_MAX:
-        if step.fn == "distinct":
+    if step.fn == "distinct":
+        if len(entries) > max(EXACT_MAX, step.threshold + 1):  # more than any comparison can ask for
             del entries[0]
-        else:
-            _bucket(entries, step.window_ms)
+    elif len(entries) > EXACT_MAX:
+        _bucket(entries, step.window_ms)
     return bool(e > edge)
 
 

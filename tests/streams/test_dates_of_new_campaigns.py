@@ -24,7 +24,7 @@ def tick(at: str) -> dict:
     return {"type": "tick", "occurred_at": at}
 
 
-def fired(*records: dict) -> list[tuple[str, int]]:
+def fired(*records: dict) -> list[tuple[str, int | None]]:
     log = read_log(json.dumps(record).encode() for record in records)
     return [(firing.campaign, firing.due) for epoch in replay(log, None) for firing in epoch.firings]
 

@@ -254,3 +254,38 @@ def test_a_plan_asks_only_campaigns_that_can_match_the_value():
 def test_versions_differ_by_meaning():
     assert plan(ABANDON).version == plan(ABANDON + "# said again\n").version != plan(SENDING).version
     assert isinstance(plan(ABANDON), Plan)
+
+
+def test_what_a_withdrawn_campaign_had_begun_does_not_come_back_when_it_is_published_again():
+    story = (
+        published(ABANDON, T),
+        event(VIEW, T + 1, "v1", product_id="p1"),
+        withdrawn(T + 2),
+        event(ORDER, T + 3, "o1", product_id="p1"),
+        published(ABANDON, T + 4),
+        event(VIEW, T + 5, "v2", product_id="p2"),
+        tick(T + 3 * HOUR),
+    )
+    assert [f.anchor for f in firings(None, *story)] == ["v2"]
+    partition = Durable()
+    for made in story[:-1]:
+        partition.feed(made)
+        partition.engine = partition._open()
+    assert [f.anchor for f in partition.feed(story[-1]).firings] == ["v2"]
+
+
+def test_a_version_that_comes_back_while_it_drains_keeps_its_instances():
+    story = (
+        published(ABANDON, T),
+        event(VIEW, T + 1, "v1", product_id="p1"),
+        published(ABANDON.replace("2h", "1h"), T + 2),
+        published(ABANDON, T + 3),
+        tick(T + 3 * HOUR),
+    )
+    assert [f.anchor for f in firings(None, *story)] == ["v1"]
+
+
+def test_distinct_counts_as_far_as_the_comparison_asks():
+    many = plan(f"campaign: d\npattern: distinct({VIEW}.product_id) >= 100 within 1d\n")
+    story = [event(VIEW, T + n, f"v{n}", product_id=f"p{n}") for n in range(100)]
+    assert [f.completed_by for f in firings([many], *story)] == ["v99"]

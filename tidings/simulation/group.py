@@ -63,11 +63,11 @@ class Group:
 
     def silent(self, process: Any, still_silent: Any) -> None:
         """Learn that a process stopped its heartbeats now; unless it resumes, its session expires."""
-        name = self._name(process)
+        name, told = self._name(process), process.name
 
         def expire() -> None:
             if self._members.get(name) is process and still_silent():
-                self._world.tell(f"group: session of {process.name} expired")
+                self._world.tell(f"group: session of {told} expired")
                 self._remove(name)
 
         self._world.after(SESSION_MS - self._world.rng.randrange(HEARTBEAT_MS), expire)

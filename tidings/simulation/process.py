@@ -90,10 +90,11 @@ class FaustPart(driver.Consumer):
     process: "Process"
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Stop the flow, empty the queue (at times it does not get all of it), flush the producer."""
+        """Stop the flow, empty the queue, flush the producer. At times something fetched turns up later."""
         process = self.process
+        process.keep_stale()
         process.positions.clear()
-        while process.queue and not process.shared.world.chance(30):
+        while process.queue:
             self.abandon(process.queue.popleft().message)  # type: ignore[attr-defined]
         await process.writer.flush()
 
@@ -218,6 +219,7 @@ class Process:
         self.skew_ms = world.rng.choice([-300, 0, 0, 0, 200, 1_500]) if shared.faults.anywhere("skew") else 0
         self.writer = Writer(world, shared.faults, shared.broker, self)
         self.stores = Stores(disk, world, self._wrote)
+        self._stale: list[Delivery] = []
         self._inbox: list[Callable[[], Any]] = []
         self._naps = 0
         self._fetching: set[int] = set()
@@ -403,6 +405,9 @@ class Process:
             await self._read_changelog(partition)
         self.table.recovered(set(partitions))
         await self.consumer.perform_seek()
+        self.queue.extend(self._stale)
+        self._stale.clear()
+        self._more.set()
         for partition in partitions:
             self.poke(partition)
 
@@ -471,6 +476,15 @@ class Process:
             self.queue.append(Delivery(message, self.consumer))
             self._more.set()
         self.poke(partition)
+
+    def keep_stale(self) -> None:
+        """Fetch once more under the old generation; Faust hands that out after the rebalance (faust#216)."""
+        world = self.shared.world
+        for partition, position in self.positions.items():
+            found = self.shared.broker.events[partition].after(position, world.rng.choice([1, 5]))
+            if found and world.chance(30):
+                message = self.consumer._to_message(TP(EVENTS, partition), found)  # noqa: SLF001 - as Faust calls it
+                self._stale.append(Delivery(message, self.consumer))
 
     # ------------------------------------------------------------ commits, ticks
 
