@@ -3,16 +3,27 @@
 from collections import defaultdict
 from collections.abc import Callable
 from functools import lru_cache
+from typing import TypeVar
 
+import structlog
+from aiokafka.codec import lz4_encode
+from aiokafka.errors import MessageSizeTooLargeError
 from aiokafka.partitioner import murmur2
 
 from agents.batching import BatchWriter, Entry, Sent
-from agents.topics import ATTRIBUTIONS, COMMANDS, DEAD_LETTERS, DECISIONS
-from schemas.codec import encode_attribution, encode_command, encode_decision
-from schemas.records import DeadLetter
+from agents.letters import OUTPUT_BYTES_MAX, OVERHEAD_BYTES, fitting, hash_of, letter_of_output
+from agents.topics import ATTRIBUTIONS, COMMANDS, DEAD_LETTERS, DECISIONS, LARGE_MESSAGE_BYTES_MAX
+from schemas.codec import dead_letter_headers, encode_attribution, encode_command, encode_decision
+from schemas.commands import CancelMessage, SendMessage
+from schemas.errors import StateError
+from schemas.records import Attribution, DeadLetter, Decision
 from streams.epoch import Epoch
 
+MEMBER_BYTES_MAX = LARGE_MESSAGE_BYTES_MAX - OVERHEAD_BYTES
 _POSITIVE = 0x7FFF_FFFF
+_Output = TypeVar("_Output", SendMessage | CancelMessage, Decision, Attribution)
+
+log = structlog.get_logger(__name__)
 
 
 @lru_cache(maxsize=65_536)  # murmur2 in Python costs ~10 µs; the same members come again within an hour
@@ -39,19 +50,22 @@ class Outbox:
         self._counts: dict[str, int] = {}
 
     async def send(self, epoch: Epoch) -> list[Sent]:
-        """Hand all outputs of an epoch to the producer; they leave at once. Their acks are still to be awaited."""
+        """Hand all outputs of an epoch to the producer; they leave at once. Their acks are still to be awaited.
+
+        An output that its topic cannot take is moved to the epoch's dead letters.
+        """
         places: defaultdict[tuple[str, int], list[Entry]] = defaultdict(list)
         if epoch.commands:
-            await self._place(places, COMMANDS, [(c.member_id, encode_command(c)) for c in epoch.commands])
+            await self._place(places, COMMANDS, epoch, epoch.commands, encode_command)
         if epoch.decisions:
-            await self._place(places, DECISIONS, [(d.member_id, encode_decision(d)) for d in epoch.decisions])
+            await self._place(places, DECISIONS, epoch, epoch.decisions, encode_decision)
         if epoch.attributions:
-            await self._place(places, ATTRIBUTIONS, [(a.member_id, encode_attribution(a)) for a in epoch.attributions])
+            await self._place(places, ATTRIBUTIONS, epoch, epoch.attributions, encode_attribution)
         if epoch.dead_letters:
             count = await self._partition_count(DEAD_LETTERS)
             for letter in epoch.dead_letters:
                 place = partition_of(letter.key, count) if letter.key is not None else letter.partition % count
-                places[DEAD_LETTERS, place].append(dead_letter_entry(letter))
+                places[DEAD_LETTERS, place].append(dead_letter_entry(fitting(letter)))
         sent: list[Sent] = []
         for (topic, partition), entries in places.items():
             sent += await self._writer.send(topic, partition, entries)
@@ -66,14 +80,21 @@ class Outbox:
 
         Returns:
             The changelog's last offset; None when there was nothing to write or the broker could not tell.
+
+        Raises:
+            StateError: the broker refuses a member record as too large.
         """
         entries: list[Entry] = [(key, value, []) for key, value in epoch.members.items()]
         entries += [(key, value, []) for key, value in epoch.meta.items()]
         if not entries:
             return None
+        self._warn_of_large(entries)
         offset = None
-        for sent in await self._writer.send(self._changelog, epoch.partition, entries, before_each):
-            offset = await sent.last_offset()
+        try:
+            for sent in await self._writer.send(self._changelog, epoch.partition, entries, before_each):
+                offset = await sent.last_offset()
+        except MessageSizeTooLargeError:
+            raise self._refused(entries) from None
         return offset
 
     async def send_event(self, topic: str, partition: int, value: bytes) -> list[Sent]:
@@ -84,12 +105,43 @@ class Outbox:
         self,
         places: defaultdict[tuple[str, int], list[Entry]],
         topic: str,
-        outputs: list[tuple[str, bytes]],
+        epoch: Epoch,
+        outputs: list[_Output],
+        encode: Callable[[_Output], bytes],
     ) -> None:
         count = await self._partition_count(topic)
-        for member_id, value in outputs:
-            key = member_id.encode()
-            places[topic, partition_of(key, count)].append((key, value, []))
+        refused: set[int] = set()
+        for number, output in enumerate(outputs):
+            key, value = output.member_id.encode(), encode(output)
+            place = partition_of(key, count)
+            if len(key) + len(value) > OUTPUT_BYTES_MAX:
+                letter = letter_of_output(topic, place, key, value, epoch.clock_ms)
+                log.error("output too large", topic=topic, partition=place, error=letter.message)
+                epoch.dead_letters.append(letter)
+                refused.add(number)
+                continue
+            places[topic, place].append((key, value, []))
+        if refused:
+            outputs[:] = [output for number, output in enumerate(outputs) if number not in refused]
+
+    def _warn_of_large(self, entries: list[Entry]) -> None:
+        """Name what the changelog as we declare it may refuse; the broker decides, for its operator may allow more."""
+        for key, value, _ in entries:
+            if value is not None and len(value) > MEMBER_BYTES_MAX:
+                size = len(lz4_encode(value))
+                if size > MEMBER_BYTES_MAX:
+                    log.error(
+                        "member record too large", record=hash_of(key or b""), size=len(value), compressed=size,
+                        limit=MEMBER_BYTES_MAX,
+                    )  # fmt: skip
+
+    def _refused(self, entries: list[Entry]) -> StateError:
+        key, value, _ = max(entries, key=lambda entry: len(entry[1] or b""))
+        return StateError(
+            f"member {hash_of(key or b'')}: the record is too large for topic {self._changelog} (got"
+            f" {len(value or b'')} bytes before compression, declared are {LARGE_MESSAGE_BYTES_MAX}); raise the topic's"
+            " max.message.bytes and start the worker again: nothing is lost, it goes on where it stopped"
+        )
 
     async def _partition_count(self, topic: str) -> int:
         count = self._counts.get(topic)
@@ -100,12 +152,4 @@ class Outbox:
 
 def dead_letter_entry(letter: DeadLetter) -> Entry:
     """Spell a dead letter: the original key and bytes untouched, what happened to them in headers."""
-    headers = [
-        ("topic", letter.topic),
-        ("partition", str(letter.partition)),
-        ("offset", str(letter.offset)),
-        ("reason", letter.reason),
-        ("message", letter.message),
-        ("failed_at_ms", str(letter.failed_at_ms)),
-    ]
-    return letter.key, letter.value, [(name, text.encode()) for name, text in headers]
+    return letter.key, letter.value, dead_letter_headers(letter)

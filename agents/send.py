@@ -19,6 +19,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka import Message as KafkaMessage
 
 from agents.delivery_state import KEPT_MS, SENT_TOPIC, DeliveryState, restore
+from agents.letters import fitting
 from agents.send_log import CommandReader, Outbox
 from agents.send_one import Courier, Job, Message, Metrics, NoMetrics
 from agents.topics import COMMANDS, DEAD_LETTERS
@@ -293,9 +294,9 @@ class Delivery:
     async def _bury(self, partition: int, offset: int, message: KafkaMessage, error: DecodeError) -> None:
         key, value = _bytes(message.key()), _bytes(message.value())
         now = wall_clock_ms()
-        letter = DeadLetter(COMMANDS, partition, offset, error.reason, error.message, now, key, value)
+        letter = fitting(DeadLetter(COMMANDS, partition, offset, error.reason, error.message, now, key, value))
         headers: list[tuple[str, str | bytes | None]] = [*dead_letter_headers(letter)]
-        await self._outbox.send(DEAD_LETTERS, key, value, headers=headers)
+        await self._outbox.send(DEAD_LETTERS, letter.key, letter.value, headers=headers)
         self._metrics.count("delivery_dead_letters", reason=error.reason)
         log.warning("delivery.dead-letter", reason=error.reason, partition=partition, offset=offset)
 

@@ -15,6 +15,8 @@ from typing import Any
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from agents.topics import LARGE_MESSAGE_BYTES_MAX
+
 log = structlog.get_logger("agents.send")
 
 SESSION_TIMEOUT_MS = 45_000  # Kafka's default since 3.0
@@ -32,6 +34,7 @@ class Outbox:
                 "linger.ms": 2,
                 "compression.type": "lz4",
                 "partitioner": "murmur2_random",  # as Java and Faust: equal members, equal partitions
+                "message.max.bytes": LARGE_MESSAGE_BYTES_MAX,  # a dead letter's; the default is less
                 **{name: value for name, value in kafka.items() if not name.startswith(_CONSUMER_ONLY)},
                 "enable.idempotence": True,
                 "acks": "all",

@@ -160,9 +160,16 @@ async def run_engine_app(built: EngineApp, ended: asyncio.Event) -> None:
             if starting.done():
                 starting.result()
     finally:
-        await app.stop()
-        starting.cancel()
-        await asyncio.gather(starting, return_exceptions=True)
+        try:
+            await app.stop()
+        except asyncio.CancelledError:
+            # A crash cancels what Faust's services wait for: that must not stand in for what went wrong.
+            own = asyncio.current_task()
+            if app.crash_reason is None or (own is not None and own.cancelling()):
+                raise
+        finally:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
     failure = built.worker.failure or app.crash_reason
     if failure is not None:
         raise failure

@@ -201,7 +201,8 @@ def main(
         return
     before = read_result(compare) if compare is not None else None
     result = measure(only or QUESTIONS, scale)
-    path = save or RESULTS / f"{result.started_at[:10]}-{result.commit[:7]}{'-quick' if quick else ''}.json"
+    size = "" if scale.factor == 1 else f"-scale-{scale.factor:g}"
+    path = save or RESULTS / f"{result.started_at[:10]}-{result.commit[:7]}{size}.json"
     write_result(result, path)
     click.echo(f"written: {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")
     if before is not None and not gate(result, before):

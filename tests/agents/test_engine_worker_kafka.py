@@ -13,10 +13,13 @@ from typing import Any
 import msgspec
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
+from agents.letters import hash_of
 from agents.topics import CHANGELOG, COMMANDS, DECISIONS, EVENTS
-from agents.wiring import EngineApp, create_engine_app
+from agents.wiring import EngineApp, create_engine_app, run_engine_app
 from schemas.codec import encode_event
+from schemas.errors import StateError
 from schemas.events import CAMPAIGN_PUBLISHED, Event
 from streams.engine import PartitionEngine
 from tests.agents.engine_bench import PARTITIONS, SMALL, applied, committed, in_thread, kafka_topics, read_all, until
@@ -146,6 +149,31 @@ async def test_killed_worker_comes_back_with_the_same_commands(topics: str, tmp_
         by_member.setdefault(command["member_id"], set()).add(command["command_id"])
     assert by_member.keys() == set(members)
     assert all(len(ids) == 1 for ids in by_member.values())
+
+
+def raise_bound(bootstrap: str) -> None:
+    """What the error tells the operator to do."""
+    entry = ConfigEntry("max.message.bytes", str(16 << 20), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, CHANGELOG, incremental_configs=[entry])
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(10)
+
+
+async def test_member_record_too_large_for_the_changelog_is_named_and_goes_on_once_the_topic_takes_it(
+    topics: str, tmp_path: Path
+) -> None:
+    # Each event is within its bound; noise in hex leaves compression half of it.
+    noise = [("member.updated", "ann", {f"a{n}": os.urandom(100_000).hex()}) for n in range(30)]
+    built = kafka_worker(topics, tmp_path)
+    await in_thread(send, topics, noise)
+    with pytest.raises(StateError, match=f"member {hash_of(b'ann')}: the record is too large for topic {CHANGELOG}"):
+        await asyncio.wait_for(run_engine_app(built, asyncio.Event()), 60)
+    await in_thread(raise_bound, topics)
+    async with running(kafka_worker(topics, tmp_path)) as again:
+        await until(lambda: applied(again) == len(noise), "all events applied", 30)
+    async with running(kafka_worker(topics, tmp_path / "new disk")) as rebuilt:
+        await until(lambda: applied(rebuilt) == len(noise), "read back from the changelog", 30)
 
 
 async def main() -> None:

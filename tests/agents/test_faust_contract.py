@@ -34,7 +34,7 @@ def test_faust_is_the_series_that_was_read() -> None:
         (BatchConsumer, Consumer, ["on_partitions_revoked", "perform_seek"]),
         (BatchConsumerThread, driver.AIOKafkaConsumerThread, ["_create_worker_consumer", "verify_event_path"]),
         (BatchProducer, driver.Producer, ["_settings_extra"]),
-        (BatchApp, App, ["_new_transport", "_new_producer_transport", "on_start"]),
+        (BatchApp, App, ["_new_transport", "_new_producer_transport", "_consumer_wait_empty", "on_start"]),
     ],
 )
 def test_overridden_methods_still_exist_with_the_same_parameters(ours: type, base: type, names: list[str]) -> None:

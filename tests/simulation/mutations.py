@@ -5,6 +5,7 @@ text fail loudly when the text is no longer there: then the guard has moved, and
 """
 
 import asyncio
+import collections
 import contextlib
 import inspect
 import sys
@@ -134,7 +135,7 @@ def _force() -> Undo:
     """An ack that is believed, whatever was delivered: what Faust's own bookkeeping does."""
 
     def force(self: Any, tp: Any, offset: int) -> bool:
-        if offset not in self._delivered.setdefault(tp, batching.deque()):
+        if offset not in self._delivered.setdefault(tp, collections.deque()):
             self._delivered[tp].append(offset)
         self._acked.setdefault(tp, set()).add(offset)
         return True

@@ -28,7 +28,8 @@ from tables.member_state import (
 )
 from tables.store import MemoryStore
 from tidings.simulation.broker import Broker, Log
-from tidings.simulation.process import FIRINGS, Process, json_bytes
+from tidings.simulation.consumer import FIRINGS, json_bytes
+from tidings.simulation.process import Process
 from tidings.simulation.workload import PartitionWork, Source
 from tidings.simulation.world import World
 

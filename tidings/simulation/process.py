@@ -1,38 +1,28 @@
 """One process of the engine's worker: the real EngineWorker, tasks, outbox and engine; Faust and Kafka are made up."""
 
 import asyncio
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
-import msgspec
-from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from agents.batching import BatchConsumer, Entry, OffsetTracker, Sent
+from agents.batching import BatchMessage
 from agents.engine_worker import EngineWorker, Lease
 from agents.member_table import StoreAdapter
-from agents.outbox import Outbox
 from agents.pacemaker import BEAT_S, Pacemaker
-from agents.topics import CHANGELOG, EVENTS
-from streams.epoch import Epoch
-from tidings.simulation.broker import ORIGIN, Broker, Writer
+from agents.topics import EVENTS
+from tidings.simulation.broker import Broker, Writer
+from tidings.simulation.consumer import Delivery, SimConsumer, WatchedOutbox
 from tidings.simulation.disk import SimStore, Stores
 from tidings.simulation.faults import Faults
 from tidings.simulation.group import SESSION_MS, Group
 from tidings.simulation.world import VirtualLoop, World
 
-FIRINGS = "firings"  # not a topic of the product: every firing, whether or not consent let a command go
 PREFETCHED = 8  # batches in Faust's queue
 COMMIT_MS = 1_000
 BEAT_MS = round(BEAT_S * 1000)
-
-json_bytes = msgspec.json.Encoder(order="deterministic").encode
-
-
-def _nothing() -> None:
-    """Check nothing."""
 
 
 class Shared:
@@ -46,150 +36,6 @@ class Shared:
         self.broker = broker
         self.group = group
         self.engines = engines
-
-
-class WatchedOutbox(Outbox):
-    """The real outbox; it also sends the firings, and watches I2 and I4."""
-
-    def __init__(self, writer: Writer, process: "Process") -> None:
-        super().__init__(cast(Any, writer), CHANGELOG)
-        self._sim = writer
-        self._process = process
-        self._outputs: dict[int, list[Sent]] = {}
-
-    async def send(self, epoch: Epoch) -> list[Sent]:
-        """See Outbox."""
-        self._require_owned(epoch, "outputs")
-        ORIGIN.set(epoch.partition)
-        sent = await super().send(epoch)
-        if epoch.firings:
-            entries: list[Entry] = [(f.member_id.encode(), json_bytes(f), []) for f in epoch.firings]
-            sent = [*sent, *await self._sim.send(FIRINGS, 0, entries)]
-        self._outputs[id(epoch)] = sent
-        return sent
-
-    async def send_changelog(self, epoch: Epoch, before_each: Callable[[], None] = _nothing) -> int | None:
-        """See Outbox."""
-        self._require_owned(epoch, "changelog")
-        for sent in self._outputs.pop(id(epoch), ()):
-            if not sent.acked.done():
-                text = f"changelog of epoch {epoch.first_offset}..{epoch.last_offset} before the acks of its outputs"
-                self._process.shared.world.accuse("I2", text)
-                break
-        return await super().send_changelog(epoch, before_each)
-
-    def _require_owned(self, epoch: Epoch, what: str) -> None:
-        if epoch.partition not in self._process.worker.tasks:
-            text = f"{self._process.name}: {what} of partition {epoch.partition} after its revoke had returned"
-            self._process.shared.world.accuse("I4", text)
-
-
-class FaustPart(driver.Consumer):
-    """What Faust's consumer does below ours: commit, seek, revoke. Placed below BatchConsumer in SimConsumer."""
-
-    process: "Process"
-
-    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Stop the flow, empty the queue, flush the producer. At times something fetched turns up later."""
-        process = self.process
-        process.keep_stale()
-        process.positions.clear()
-        while process.queue:
-            self.abandon(process.queue.popleft().message)  # type: ignore[attr-defined]
-        await process.writer.flush()
-
-    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
-        """Commit what is acked."""
-        process = self.process
-        if process.committing is not None:  # one at a time; who comes meanwhile only waits, as in Faust
-            await asyncio.wait([process.committing])
-            return False
-        process.committing = asyncio.get_running_loop().create_future()
-        try:
-            return await self._commit_acked()
-        finally:
-            if not process.committing.done():
-                process.committing.set_result(None)
-            process.committing = None
-
-    async def _commit_acked(self) -> bool:
-        process = self.process
-        offsets: dict[int, int] = {}
-        for tp in sorted(self.assignment()):
-            offset = self._new_offset(tp)
-            before = self._committed_offset.get(tp)
-            if offset is not None and (before is None or offset > before):
-                offsets[tp.partition] = offset
-        if not offsets:
-            return True
-        await process.writer.flush()
-        if not await process.ask_to_commit(offsets):
-            return False
-        for partition, offset in offsets.items():
-            self._committed_offset[TP(EVENTS, partition)] = offset
-        return True
-
-    async def perform_seek(self) -> None:
-        """Read on from the committed offsets."""
-        process = self.process
-        await asyncio.sleep(process.network_s())
-        for partition in process.partitions:
-            committed = process.shared.group.committed.get(partition)
-            self._committed_offset[TP(EVENTS, partition)] = committed
-            process.positions[partition] = committed or 0
-
-    async def seek(self, partition: TP, offset: int) -> None:
-        """Read on from here."""
-        if self.process.shared.group.current(self.process):  # else a zombie, which has yet to learn it
-            text = f"state of partition {partition.partition} is at {offset}, behind the committed offset"
-            self.process.shared.world.accuse("I1", text)
-        self.process.positions[partition.partition] = offset
-
-    def assignment(self) -> set[TP]:
-        """List what is ours."""
-        return {TP(EVENTS, partition) for partition in self.process.partitions}
-
-    def highwater(self, tp: TP) -> int:
-        """Return the end of a partition."""
-        return self.process.shared.broker.events[tp.partition].end
-
-
-class SimConsumer(BatchConsumer, FaustPart):
-    """The real BatchConsumer on top of a made-up Faust."""
-
-    def __init__(self, process: "Process", app: Any) -> None:
-        self.process = process
-        self.app = app
-        self.tracker = OffsetTracker()
-        self.quiesce = self.released = self.rewind = None
-        self._acked = defaultdict(list)
-        self._unacked_messages = cast(Any, set())
-        self._n_acked = 0
-        self._waiting_for_ack = None
-        self._committed_offset = cast(Any, {})
-
-    def ack(self, message: Any) -> bool:
-        """See BatchConsumer; a commit follows within the commit interval."""
-        moved = super().ack(message)
-        if moved:
-            self.process.acked[message.partition] = message.offset + 1
-        self.process.commit_soon()
-        return moved
-
-
-class Delivery:
-    """A Faust event: a batch of records."""
-
-    __slots__ = ("consumer", "message", "value")
-
-    def __init__(self, message: Any, consumer: SimConsumer) -> None:
-        self.message = message
-        self.value = message.value
-        self.consumer = consumer
-
-    def ack(self) -> None:
-        """Acknowledge."""
-        self.consumer.ack(self.message)
 
 
 class Process:
@@ -219,7 +65,7 @@ class Process:
         self.skew_ms = world.rng.choice([-300, 0, 0, 0, 200, 1_500]) if shared.faults.anywhere("skew") else 0
         self.writer = Writer(world, shared.faults, shared.broker, self)
         self.stores = Stores(disk, world, self._wrote)
-        self._stale: list[Delivery] = []
+        self._stale: list[tuple[int, int, int]] = []
         self._inbox: list[Callable[[], Any]] = []
         self._naps = 0
         self._fetching: set[int] = set()
@@ -405,9 +251,7 @@ class Process:
             await self._read_changelog(partition)
         self.table.recovered(set(partitions))
         await self.consumer.perform_seek()
-        self.queue.extend(self._stale)
-        self._stale.clear()
-        self._more.set()
+        self._deliver_stale()
         for partition in partitions:
             self.poke(partition)
 
@@ -478,13 +322,18 @@ class Process:
         self.poke(partition)
 
     def keep_stale(self) -> None:
-        """Fetch once more under the old generation; Faust hands that out after the rebalance (faust#216)."""
+        """Leave a fetch of the old generation under way, which turns up after the rebalance (faust#216)."""
+        self._stale = [(p, position, self.app.consumer_generation_id) for p, position in self.positions.items()]
+
+    def _deliver_stale(self) -> None:
         world = self.shared.world
-        for partition, position in self.positions.items():
-            found = self.shared.broker.events[partition].after(position, world.rng.choice([1, 5]))
+        for partition, position, generation in self._stale:
+            found = self.shared.broker.events[partition].after(position, 5)[world.rng.choice([0, 1, 2]) :]
             if found and world.chance(30):
-                message = self.consumer._to_message(TP(EVENTS, partition), found)  # noqa: SLF001 - as Faust calls it
-                self._stale.append(Delivery(message, self.consumer))
+                message = BatchMessage(TP(EVENTS, partition), found, generation)
+                self.queue.append(Delivery(message, self.consumer))
+                self._more.set()
+        self._stale = []
 
     # ------------------------------------------------------------ commits, ticks
 
