@@ -26,6 +26,6 @@ ENV PATH=/opt/venv/bin:$PATH \
     TIDINGS_DATA_DIR=/var/lib/tidings
 USER tidings
 VOLUME /var/lib/tidings
-HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=4 CMD ["python", "scripts/healthy.py", "broker"]
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=4 CMD ["python", "scripts/healthy.py"]
 ENTRYPOINT ["python", "-m", "tidings"]
 CMD ["--help"]

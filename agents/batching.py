@@ -253,8 +253,10 @@ class BatchApp(faust.App):
         await super().on_stop()
 
     async def _consumer_wait_empty(self, consumer: Any, logger: Any) -> None:
-        """After a crash nothing is waited for: this commits through the consumer's thread, which may be gone by then,
-        and would end in a cancellation in place of what went wrong. What is not committed is read again and skipped.
+        """Wait for nothing after a crash.
+
+        The stock method commits through the consumer's thread, which may be gone by then, and ends in a cancellation in
+        place of what went wrong. What is not committed is read again and skipped.
         """
         if self.crash_reason is None:
             await super()._consumer_wait_empty(consumer, logger)

@@ -1,7 +1,7 @@
-"""Health check of a container: `python scripts/healthy.py web|broker`; exit code 0 is healthy.
+"""Health check of a container: `python scripts/healthy.py`; exit code 0 is healthy.
 
-`web`: the worker's own /health answers. `broker`: this container holds a connection to a broker of TIDINGS_BROKER, for
-roles that serve no web. Reads the kernel's table of connections: no load on the broker, no second client.
+Each worker leaves the address of its endpoints in TIDINGS_DATA_DIR/ROLE-N/web-url while it runs. Healthy means that
+there is at least one, and that /health answers 200 at each: whatever the role, the port and the instance.
 """
 
 import os
@@ -9,41 +9,23 @@ import sys
 import urllib.request
 from pathlib import Path
 
-ESTABLISHED = "01"  # the kernel's tcp_states.h
 TIMEOUT_S = 4
 
 
-def web() -> bool:
-    """Ask /health, as the operator would."""
-    host, port = os.environ.get("TIDINGS_WEB_HOST", "127.0.0.1"), os.environ.get("TIDINGS_WEB_PORT", "6066")
-    request = urllib.request.Request(  # noqa: S310 - our own address, scheme fixed
-        f"http://{host}:{port}/health", headers={"Authorization": f"Bearer {os.environ.get('TIDINGS_WEB_TOKEN', '')}"}
-    )
+def healthy(data_dir: Path) -> bool:
+    """Ask every worker of this data directory."""
+    places = [path.read_text(encoding="utf-8").strip() for path in data_dir.glob("*-*/web-url")]
+    return bool(places) and all(answers(place) for place in places)
+
+
+def answers(place: str) -> bool:
+    """Tell whether /health answers there."""
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{place}/health", timeout=TIMEOUT_S) as answer:  # noqa: S310 - written by us
             return bool(answer.status == 200)
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 
-def connected(brokers: str, tables: list[str]) -> bool:
-    """Tell whether one of the kernel's tables `/proc/net/tcp*` holds a connection to a port of `brokers`."""
-    ports = {f"{int(address.rpartition(':')[2]):04X}" for address in brokers.split(",")}
-    for table in tables:
-        for line in table.splitlines()[1:]:
-            remote, state = line.split()[2:4]
-            if state == ESTABLISHED and remote.rpartition(":")[2] in ports:
-                return True
-    return False
-
-
-def broker() -> bool:
-    """Look for a connection to the broker."""
-    tables = [
-        path.read_text(encoding="ascii") for path in map(Path, ("/proc/net/tcp", "/proc/net/tcp6")) if path.exists()
-    ]
-    return connected(os.environ.get("TIDINGS_BROKER", ""), tables)
-
-
 if __name__ == "__main__":
-    sys.exit(0 if {"web": web, "broker": broker}[sys.argv[1]]() else 1)
+    sys.exit(0 if healthy(Path(os.environ.get("TIDINGS_DATA_DIR", "data"))) else 1)

@@ -18,18 +18,20 @@ __all__ = ["SUBJECTS", "Registry", "RegistryUnreachable"]
 
 AVRO = "AVRO"
 NOT_FOUND = 404
-TIMEOUT_S = 5.0     # an epoch waits for the answer, once per schema id and process
+TIMEOUT_S = 5.0  # an epoch waits for the answer, once per schema id and process
 MAX_RETRIES = 3
 
 # Permanent names. Topics with one kind of record follow the registry's default (<topic>-value); commands carry two.
-SUBJECTS: Mapping[str, str] = MappingProxyType({
-    "event": "events-value",
-    "send_message": "commands-tidings.SendMessage",
-    "cancel_message": "commands-tidings.CancelMessage",
-    "decision": "decisions-value",
-    "attribution": "attributions-value",
-    "receipt": "events-tidings.Receipt",
-})
+SUBJECTS: Mapping[str, str] = MappingProxyType(
+    {
+        "event": "events-value",
+        "send_message": "commands-tidings.SendMessage",
+        "cancel_message": "commands-tidings.CancelMessage",
+        "decision": "decisions-value",
+        "attribution": "attributions-value",
+        "receipt": "events-tidings.Receipt",
+    }
+)
 
 
 class Registry:

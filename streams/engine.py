@@ -34,9 +34,9 @@ from streams.patterns.match import (
     Outcome,
     advance_instances,
     reach_deadline,
-    try_start,
 )
 from streams.patterns.plan import MAX_AGE_MS, Plan
+from streams.patterns.start import try_start
 from streams.registry import META_CLOCK, Registry
 from streams.routes import Route
 from streams.schedule import arm_dates, fire_date, next_wake

@@ -3,14 +3,18 @@
 import re
 import shutil
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from scripts.healthy import connected
+from scripts.healthy import healthy
 from tidings.cli.main import COMMANDS
 from tidings.layout import PACKAGES, ROOT
+from tidings.worker import PORT_OFFSETS
 
 OWN = ("init", "worker-1", "worker-2", "delivery", "sink")
 OTHERS = ("kafka", "clickhouse", "schema-registry", "mailpit")
@@ -87,6 +91,7 @@ def test_every_command_exists() -> None:
     words += re.findall(r"python -m tidings ([\w-]+)", services["init"]["command"][0])
     assert "topics" in words
     assert "clickhouse" in words
+    assert "campaigns" in words
     assert set(words) <= set(COMMANDS)
 
 
@@ -117,22 +122,66 @@ def test_the_image_installs_by_hash_and_does_not_run_as_root() -> None:
     assert "HEALTHCHECK" in text
 
 
-TCP_TABLE = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
-   0: 0200A8C0:A1B2 0300A8C0:2384 {state} 00000000:00000000 00:00000000 00000000 10001 0 1 1 0 20 4 30 10 -1
-"""
+class Health(BaseHTTPRequestHandler):
+    """A worker's /health."""
+
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status if self.path == "/health" else 404)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Stay silent."""
 
 
-@pytest.mark.parametrize(
-    ("brokers", "state", "healthy"),
-    [
-        ("kafka:9092", "01", True),
-        ("a:1,kafka:9092", "01", True),
-        ("kafka:9092", "02", False),
-        ("kafka:9093", "01", False),
-    ],
-)
-def test_healthy_means_an_established_connection_to_a_broker(brokers: str, state: str, healthy: bool) -> None:
-    assert connected(brokers, [TCP_TABLE.format(state=state)]) is healthy
+def test_healthy_means_that_each_worker_of_the_data_directory_answers(tmp_path: Path) -> None:
+    assert not healthy(tmp_path), "no worker, or one that has not come so far"
+    with ThreadingHTTPServer(("127.0.0.1", 0), Health) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        (tmp_path / "delivery-0").mkdir()
+        (tmp_path / "delivery-0" / "web-url").write_text(f"http://127.0.0.1:{server.server_address[1]}")
+        assert healthy(tmp_path)
+        (tmp_path / "engine-0").mkdir()
+        (tmp_path / "engine-0" / "web-url").write_text("http://127.0.0.1:9")
+        assert not healthy(tmp_path)
+        server.shutdown()
+
+
+@pytest.mark.parametrize("name", ["worker-1", "worker-2", "delivery", "sink"])
+def test_every_role_is_asked_at_its_own_endpoint(name: str) -> None:
+    assert compose()["services"][name]["healthcheck"]["test"] == ["CMD", "python", "scripts/healthy.py"]
+    assert 'CMD ["python", "scripts/healthy.py"]' in dockerfile()
+
+
+def test_the_broker_is_of_the_version_that_the_tests_run_against() -> None:
+    pom = (ROOT / "tidings" / "brokers" / "kafka.pom.xml").read_text(encoding="utf-8")
+    (version,) = re.findall(r"<artifactId>kafka_2\.13</artifactId>\s*<version>([\d.]+)</version>", pom)
+    assert compose()["services"]["kafka"]["image"] == f"apache/kafka:{version}"
+
+
+def test_there_are_two_engines_one_delivery_and_one_sink_of_our_image() -> None:
+    services = compose()["services"]
+    roles = sorted(s["command"][2] for s in services.values() if s.get("command", [""])[0] == "worker")
+    assert roles == ["delivery", "engine", "engine", "sink"]
+    assert {services[name]["image"] for name in OWN} == {"tidings:local"}
+
+
+def test_init_publishes_campaigns_that_the_image_holds() -> None:
+    (directory,) = re.findall(r"campaigns publish (\S+)", compose()["services"]["init"]["command"][0])
+    assert list((ROOT / directory).glob("*.yaml"))
+    assert "COPY campaigns campaigns\n" in dockerfile()
+
+
+def test_links_in_mails_lead_to_the_delivery_that_signs_them() -> None:
+    services = compose()["services"]
+    port = int(services["worker-1"]["environment"]["TIDINGS_WEB_PORT"]) + PORT_OFFSETS["delivery"]
+    assert services["delivery"]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert services["delivery"]["environment"]["TIDINGS_WEB_HOST"] == services["delivery"]["hostname"]
+    for name in OWN:
+        environment = services[name]["environment"]
+        assert environment["TIDINGS_UNSUBSCRIBE_BASE_URL"] == f"http://localhost:{port}/u"
+        assert environment["TIDINGS_UNSUBSCRIBE_SECRET"] == "${TIDINGS_UNSUBSCRIBE_SECRET:-only-on-this-machine}"
 
 
 def test_docker_compose_accepts_the_file() -> None:

@@ -6,22 +6,17 @@ first, then the start.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from streams.patterns.expressions import Data, capture
 from streams.patterns.plan import Plan, Ref, StepPlan, TermPlan
 from streams.patterns.windows import (
     add_latest,
     add_to_aggregate,
-    add_to_set,
     aggregate_holds,
     aggregate_values,
-    find_set,
 )
 from tables.member_state import (
-    INSTANCES_MAX,
-    INSTANCES_PER_PLAN_MAX,
-    KEYS_MAX,
     NO_MAP,
     NO_ROWS,
     Instance,
@@ -79,18 +74,6 @@ class Moment:
 _UNKEYED: list[tuple[Any, Any]] = [(None, None)]
 
 
-class Start(NamedTuple):
-    """Where an instance starts: least and greatest event time of the first step, anchor id, (e, offset) of its records.
-
-    None of a match's own records may cancel or block it (SEMANTICS 17).
-    """
-
-    e_first: int
-    e_anchor: int
-    anchor: str
-    records: list[tuple[int, int]]
-
-
 def advance_instances(
     plan: Plan, plan_of: PlanOf, state: PlanState, member: Member, moment: Moment, out: list[Outcome]
 ) -> dict[Any, bool]:
@@ -122,7 +105,7 @@ def advance_instances(
         ):  # also one whose next absence is broken already
             advanced[instance.key] = advanced.get(instance.key, False) or result == COMPLETED
         if result == COMPLETED:
-            _spend(own, state, instance.key)
+            spend(own, state, instance.key)
     return advanced
 
 
@@ -148,7 +131,7 @@ def _step(plan: Plan, instance: Instance, member: Member, moment: Moment) -> str
     reached = _positive(plan, step, instance, moment)
     if reached is None or (instance.blocked_e is not None and instance.blocked_e < reached):
         return ""
-    return _advance(plan, instance, member, moment, reached)
+    return advance(plan, instance, member, moment, reached)
 
 
 def _meets_absence(step: StepPlan, instance: Instance, moment: Moment) -> bool:
@@ -195,7 +178,7 @@ def _positive(plan: Plan, step: StepPlan, instance: Instance, moment: Moment) ->
         reached = max(e for e, _ in instance.seen.values()) if complete else None
     elif step.kind == "aggregate":
         reached = _count_aggregate(step, instance, moment)
-    if reached is None or not _where(plan, step, instance.aliases, moment):
+    if reached is None or not where_holds(plan, step, instance.aliases, moment):
         return None
     return reached
 
@@ -210,14 +193,15 @@ def _count_aggregate(step: StepPlan, instance: Instance, moment: Moment) -> int 
     return entries[-1][0] if inside and aggregate_holds(step, entries) else None
 
 
-def _where(plan: Plan, step: StepPlan, aliases: dict[str, Any], moment: Moment) -> bool:
+def where_holds(plan: Plan, step: StepPlan, aliases: dict[str, Any], moment: Moment) -> bool:
+    """Judge `where` at a positive step's match: bare names are the event's, its own alias is bound (SEMANTICS 44)."""
     if plan.where is None:
         return True
     bound = {**aliases, step.alias: moment.data} if step.alias else aliases
     return plan.where(moment.data, bound, moment.profile, moment.clock)
 
 
-def _advance(
+def advance(
     plan: Plan, instance: Instance, member: Member, moment: Moment, reached: int, own: Sequence[int] | None = None
 ) -> str:
     """Reach the awaited step at event time `reached`; `own`: offsets of the records of a first step at that time."""
@@ -266,7 +250,7 @@ def enter(plan: Plan, instance: Instance, member: Member, offset: int, e_prev: i
     return True
 
 
-def _occurrences(ref: Ref, instance: Instance, member: Member, offset: int) -> list[int]:
+def occurrences(ref: Ref, instance: Instance, member: Member, offset: int) -> list[int]:
     """List event times of the reference's history read before `offset`, with the instance's key and predicate."""
     return [
         entry[0] for entry in _entries_of(ref, instance, member) if entry[1] < offset and entry[1] not in instance.own
@@ -319,7 +303,7 @@ def _blocked_from(step: StepPlan, instance: Instance, member: Member, offset: in
     for term in step.without:
         firsts = []
         for ref in term.refs:
-            times = [e for e in _occurrences(ref, instance, member, offset) if e >= instance.e_prev]
+            times = [e for e in occurrences(ref, instance, member, offset) if e >= instance.e_prev]
             if times:
                 firsts.append(min(times))
         if term.kind == "all":
@@ -327,165 +311,6 @@ def _blocked_from(step: StepPlan, instance: Instance, member: Member, offset: in
         else:
             blocks.extend(firsts)
     return min(blocks) if blocks else None
-
-
-def try_start(
-    plan: Plan, state: PlanState, member: Member, moment: Moment, advanced: dict[Any, bool], out: list[Outcome]
-) -> None:
-    """Show the event to the plan's first step; `advanced`: keys under which it already moved one (SEMANTICS 31)."""
-    step = plan.steps[0]
-    term = step.term
-    if term is None:
-        return
-    if step.kind == "event" and moment.type in plan.plain_starts:
-        if not moment.too_old:
-            _begin_each(plan, state, member, moment, advanced, out)
-        return
-    hit = [
-        index
-        for index, ref in term.by_type.get(moment.type, ())
-        if ref.judge is None or ref.judge(moment.data, _NO_ALIASES, moment.profile, moment.clock)
-    ]
-    if not hit:
-        return
-    if step.kind == "event":
-        if moment.too_old or not _where(plan, step, {}, moment):
-            return
-        _begin_each(plan, state, member, moment, advanced, out)
-        return
-    if state.counts_version != plan.shape or state.counts is NO_MAP:
-        state.counts, state.counts_version = {}, plan.shape
-    for key, correlation in moment.keys_for(plan):
-        if advanced.get(key):
-            continue  # it completed a match: read up to the firing, so spent (SEMANTICS 49)
-        entries = _entries(state, key)
-        gathered = _gather(step, entries, hit, member, moment, key)
-        if not entries:
-            del state.counts[key]
-        if gathered is None or moment.too_old or key in advanced or not _where(plan, step, {}, moment):
-            continue
-        _begin(plan, state, member, moment, (key, correlation), gathered, out)
-
-
-def _begin_each(
-    plan: Plan, state: PlanState, member: Member, moment: Moment, advanced: dict[Any, bool], out: list[Outcome]
-) -> None:
-    start = Start(moment.e, moment.e, moment.event_id, [])
-    for keyed in moment.keys_for(plan):
-        if keyed[0] not in advanced:
-            _begin(plan, state, member, moment, keyed, start, out)
-
-
-def _entries(state: PlanState, key: Any) -> list[Any]:
-    entries = state.counts.pop(key, None)
-    if entries is None:
-        entries = []
-        if len(state.counts) >= KEYS_MAX:
-            del state.counts[next(iter(state.counts))]
-    state.counts[key] = entries  # youngest last
-    return entries
-
-
-def _gather(
-    step: StepPlan, entries: list[Any], hit: list[int], member: Member, moment: Moment, key: Any
-) -> Start | None:
-    """Add the event to what the first step gathers; say where an instance starts if that completes it."""
-    if step.kind == "count":
-        inside = add_latest(entries, [moment.e, moment.offset, moment.event_id], step.count)
-        if not inside or len(entries) < step.count or entries[-1][0] - entries[0][0] >= step.window_ms:
-            return None
-        records = [(entry[0], entry[1]) for entry in entries]
-        start = Start(entries[0][0], entries[-1][0], moment.event_id, records)
-        return None if _count_blocked(step, member, moment, key, start) else start
-    if step.kind == "aggregate":
-        values = aggregate_values(step, moment.data)
-        if (
-            not values
-            or not add_to_aggregate(entries, step, (moment.e, moment.offset), values)
-            or not aggregate_holds(step, entries)
-        ):
-            return None
-        return Start(entries[0][0], entries[-1][0], moment.event_id, [(entry[0], entry[1]) for entry in entries])
-    count = len(step.term.refs) if step.term is not None else 0
-    for index in hit:
-        add_to_set(entries, [index, moment.e, moment.offset, moment.event_id])
-    for index in hit:
-        chosen = find_set(entries, count, [index, moment.e, moment.offset, moment.event_id], step.window_ms)
-        if chosen is not None:
-            times = [entry[1] for entry in chosen]
-            anchor = min(chosen, key=lambda entry: int(entry[2]))[3]
-            start = Start(min(times), max(times), anchor, [(entry[1], entry[2]) for entry in chosen])
-            if not _count_blocked(step, member, moment, key, start):
-                return start
-    return None
-
-
-def _count_blocked(step: StepPlan, member: Member, moment: Moment, key: Any, start: Start) -> bool:
-    """A `without` event read before, at low <= e < high, blocks a first count (SEMANTICS 36)."""
-    if not step.without:
-        return False
-    low, high = start.e_first, start.e_anchor
-    probe = Instance("", key, None, "", (0, 0), low, low)
-    probe.own = [offset for _, offset in start.records]
-    for term in step.without:
-        met = [any(low <= e < high for e in _occurrences(ref, probe, member, moment.offset)) for ref in term.refs]
-        if all(met) if term.kind == "all" else any(met):
-            return True
-    return False
-
-
-def _begin(
-    plan: Plan,
-    state: PlanState,
-    member: Member,
-    moment: Moment,
-    keyed: tuple[Any, Any],
-    start: Start,
-    out: list[Outcome],
-) -> None:
-    """Start an instance for (key, correlation), as `on_repeat` allows."""
-    key, e_anchor = keyed[0], start.e_anchor
-    peers = state.instances and [i for i in state.instances if i.key == key and e_anchor < (i.deadline or 0)]
-    if peers:
-        kind = plan.repeat.kind
-        if kind == "keep" or (kind == "parallel" and len(peers) >= plan.repeat.most):
-            return
-        if kind == "restart":
-            if any(peer.e_anchor > e_anchor for peer in peers):
-                return  # the latest A by event time re-anchors; an older one read later is ignored (SEMANTICS 54)
-            for peer in peers:
-                state.instances.remove(peer)
-                out.append((REPLACED, plan, state, peer, None, moment.event_id))
-    moment.begun += 1
-    started = (moment.offset, moment.begun)
-    instance = Instance(plan.version, key, keyed[1], start.anchor, started, start.e_first, e_anchor)
-    own = [o for e, o in start.records if e == e_anchor] if start.records else NO_ROWS
-    result = _advance(plan, instance, member, moment, e_anchor, own)
-    if result == "advanced":
-        _make_room(plan, state, member, out)
-        state.instances.append(instance)
-        return
-    if result == COMPLETED:
-        _spend(plan, state, key)
-    out.append((result, plan, state, instance, None, moment.event_id))
-
-
-def _make_room(plan: Plan, state: PlanState, member: Member, out: list[Outcome]) -> None:
-    while len(state.instances) >= INSTANCES_PER_PLAN_MAX:
-        _evict(plan, [(state, i) for i in state.instances], out)
-    while len(member.plans) > INSTANCES_MAX // INSTANCES_PER_PLAN_MAX and member.live_instances() >= INSTANCES_MAX:
-        _evict(plan, [(s, i) for s in member.plans.values() for i in s.instances], out)
-
-
-def _evict(plan: Plan, living: list[tuple[PlanState, Instance]], out: list[Outcome]) -> None:
-    """End the instance with the earliest due; none due: the oldest (SEMANTICS 59)."""
-    dated = [pair for pair in living if pair[1].due is not None]
-    if dated:
-        state, instance = min(dated, key=lambda pair: (pair[1].due or 0, pair[1].started))
-    else:
-        state, instance = min(living, key=lambda pair: pair[1].started)
-    state.instances.remove(instance)
-    out.append((EVICTED, plan, state, instance, None, None))
 
 
 def reach_deadline(
@@ -501,7 +326,7 @@ def reach_deadline(
     instance.matched = (*instance.matched, (instance.step, "", due))
     if instance.step + 1 == len(plan.steps):
         state.instances.remove(instance)
-        _spend(plan, state, instance.key)
+        spend(plan, state, instance.key)
         out.append((COMPLETED, plan, state, instance, due, None))
         return
     if plan.leads_with_absence:
@@ -509,7 +334,7 @@ def reach_deadline(
     enter(plan, instance, member, offset, due)
 
 
-def _spend(plan: Plan, state: PlanState, key: Any) -> None:
+def spend(plan: Plan, state: PlanState, key: Any) -> None:
     """After a match, what was read up to it is spent for its key (SEMANTICS 49, 50)."""
     if state.counts:
         state.counts.pop(key, None)

@@ -1,4 +1,4 @@
-"""What stands in for Faust around the real parts: its consumer below ours, its events, and an outbox that is watched."""
+"""What stands in for Faust around the real parts: a consumer below ours, its events, an outbox that is watched."""
 
 import asyncio
 from collections import defaultdict
