@@ -23,7 +23,7 @@ import msgspec
 
 from benchmarks import calibration
 from schemas.errors import OperatorError
-from tidings.cli.replay import quiet_gc
+from tidings.collector import quiet_gc
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

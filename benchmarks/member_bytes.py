@@ -12,7 +12,7 @@ from schemas.events import Record
 from streams.engine import PartitionEngine
 from tables.rocks import RocksStore
 from tables.store import Hint
-from tidings.cli.replay import quiet_gc
+from tidings.collector import quiet_gc
 
 NAME = "member_bytes"
 QUESTION = "How many bytes does a member's record take after 4 h of workload W, encoded and on disk?"

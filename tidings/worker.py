@@ -28,6 +28,7 @@ from schemas.ids import h128
 from tables.rocks import DirectoryLock
 from tidings.brokers import attach
 from tidings.brokers.admin import describe
+from tidings.collector import quiet_gc
 from tidings.config import Settings
 from tidings.registry import decoder_of
 from tidings.web.ask import URL_FILE
@@ -242,7 +243,8 @@ async def _run_engine(launch: Launch, stop: asyncio.Event) -> None:
         raise OperatorError(f"{error}: --instance N") from None
     install_engine(built, launch.partitions, launch.token)
     log.info("engine app made", app=APP_ID, partitions=launch.partitions)
-    await run_engine_app(built, stop)
+    with quiet_gc():
+        await run_engine_app(built, stop)
 
 
 async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
