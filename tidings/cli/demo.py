@@ -16,7 +16,7 @@ PIPE_WIDTH = 160
 @click.command()
 @click.option(
     "--events", type=click.IntRange(100, 1_000_000), default=20_000, show_default=True,
-    help="Of the shop, at 1,000 a second.",
+    help="Of the shop, at 1,250 a second.",
 )  # fmt: skip
 @click.option("--seed", type=int, default=1, show_default=True, help="Another seed, another story.")
 @click.option("--broker", metavar="memory|local|HOST:PORT,…", help="Wins over TIDINGS_BROKER.")
