@@ -26,7 +26,8 @@ class Firing(msgspec.Struct, gc=False):
 class Decision(msgspec.Struct, gc=False):
     """What was decided for one instance, and why.
 
-    `outcome`: `eligible`, `suppressed`, `evicted` or `late`; `reason` is one word of docs/glossary.md; `inputs` are the values the decision looked at.
+    `outcome`: `eligible`, `suppressed`, `evicted` or `late`; `reason` is one word of docs/glossary.md; `inputs` are the
+    values the decision looked at.
     """
 
     decision_id: str
