@@ -78,7 +78,7 @@ class Lease:
         self.begin()
 
     def begin(self) -> None:
-        """Start anew, with partitions just assigned."""
+        """Start anew, with the process."""
         self._renewed = self._clock()
 
     def renew(self) -> None:
@@ -186,7 +186,9 @@ class PartitionTask:
                 continue
             await self._slots.acquire()
             waiting = len(events[0].value)
-            while waiting < EPOCH_RECORDS and not self._incoming.empty():  # what piled up becomes one epoch
+            # What piled up becomes one epoch. Not while closing: batches before it may have been dropped from the queue
+            # already, and an epoch with a hole would let `applied` pass records that were never applied.
+            while waiting < EPOCH_RECORDS and not self.closing and not self._incoming.empty():
                 events.append(self._incoming.get_nowait())
                 waiting += len(events[-1].value)
             began = time.perf_counter()
@@ -392,7 +394,11 @@ class EngineWorker:
                 f"assignment: partitions of '{self._topic}' and of its changelog differ (got {sorted(events)} and "
                 f"{sorted(partitions)}); both topics must have the same number of partitions"
             )
-        self.lease.begin()
+        try:
+            self.lease.renew()  # a pause during the recovery must not be forgotten: the partitions may be another's
+        except StateError as error:
+            self.fail(None, error)
+            return
         for partition in sorted(partitions):
             store = self._table.stores.open(partition)
             self.tasks[partition] = PartitionTask(partition, self._engines(partition, store), store, self)

@@ -140,7 +140,6 @@ def _attach(app: BatchApp, worker: EngineWorker, partitions: int) -> Pacemaker:
     events = app.topic(EVENTS, schema=BatchSchema(), partitions=partitions, maxsize=_TOPIC_QUEUE)
     app.agent(events, name="engine", supervisor_strategy=mode.CrashingSupervisor)(worker.process)
     app.timer(BEAT_S, name="pacemaker")(pacemaker.beat)
-    app.timer(_LEASE_BEAT_S, name="lease")(worker.renew_lease)
     app.before_start = worker.attach
     app.before_stop = worker.finish
     return pacemaker
@@ -154,6 +153,7 @@ async def run_engine_app(built: EngineApp, ended: asyncio.Event) -> None:
     """
     app = built.app
     starting = asyncio.create_task(app.start())
+    beating = asyncio.create_task(_keep_lease(built.worker))
     try:
         while not ended.is_set() and not app.should_stop:
             await asyncio.sleep(_WATCH_S)
@@ -169,10 +169,19 @@ async def run_engine_app(built: EngineApp, ended: asyncio.Event) -> None:
                 raise
         finally:
             starting.cancel()
-            await asyncio.gather(starting, return_exceptions=True)
+            beating.cancel()
+            await asyncio.gather(starting, beating, return_exceptions=True)
     failure = built.worker.failure or app.crash_reason
     if failure is not None:
         raise failure
+
+
+async def _keep_lease(worker: EngineWorker) -> None:
+    """Say several times a second that the process runs; a Faust timer would begin only after the first recovery."""
+    worker.lease.begin()
+    while True:
+        await asyncio.sleep(_LEASE_BEAT_S)
+        await worker.renew_lease()
 
 
 def _broker_settings(bootstrap: Sequence[str], instance: str | None, session_timeout_s: float) -> dict[str, Any]:

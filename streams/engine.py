@@ -110,7 +110,7 @@ class PartitionEngine:
         meta = store.meta()
         self.registry = Registry(meta, campaigns)
         if META_CLOCK in meta:
-            _, self.applied_offset, self.clock_ms = _unpack(meta[META_CLOCK])
+            self.applied_offset, self.clock_ms = _unpack(meta[META_CLOCK])[1:3]
         self._read_hints()
 
     @property
@@ -182,7 +182,7 @@ class PartitionEngine:
             out.members[key] = encode_member(member, wake)
             member.epoch = self._epoch_number
         out.meta.update(self.registry.take_changes())
-        out.meta[META_CLOCK] = _pack([META_FORMAT, self.applied_offset, self.clock_ms])
+        out.meta[META_CLOCK] = _pack([META_FORMAT, self.applied_offset, self.clock_ms, self.registry.generation])
         out.last_offset, out.clock_ms, out.next_fire_ms = self.applied_offset, self.clock_ms, self.next_fire_ms
         if self._event_count:
             self._counts["events"] = self._event_count
@@ -458,7 +458,7 @@ class PartitionEngine:
                 self._withdraw(member, plan_id)
             return
         if instance is not None and instance.started[0] < plan.since_offset:
-            state.instances.remove(instance)
+            state.instances = [kept for kept in state.instances if kept is not instance]
             return
         out: list[Outcome] = []
         try:

@@ -11,14 +11,18 @@ from typing import Any
 import msgspec
 
 from schemas.campaign import Campaign
+from schemas.errors import StateError
 from schemas.events import CAMPAIGN_PUBLISHED, Event
 from schemas.findings import errors
 from streams.campaigns import load_campaign
 from streams.patterns.plan import Plan
 from streams.routes import Route, build_routes
 
-META_CLOCK = b"\x00meta"
-META_CAMPAIGN = b"\x00campaign/"
+META_CLOCK = b"\x00meta"  # [format, applied offset, clock, list]: the last record of every epoch
+META_LIST = (
+    b"\x00campaigns/"  # + offset of its last control record: rows of id, version, state, until, since (offset, ms)
+)
+META_TEXT = b"\x00campaign/"  # + id/version: [path, text]
 LIVE = "live"
 DRAINING = "draining"
 
@@ -39,17 +43,17 @@ class Registry:
         self.live: dict[str, Plan] = {}
         self._versions: dict[tuple[str, str], Plan] = {}
         self._until: dict[tuple[str, str], int] = {}
-        self._changes: dict[bytes, bytes | None] = {}
+        self.generation = -1  # offset of the control record that made the present list; -1 before the first
+        self._changed = False
+        self._offset = -1
+        self._texts: dict[bytes, bytes] = {}
+        self._unnamed: list[bytes] = []
+        self._known: set[bytes] = set()  # keys of the present list and of the texts it names
         for plan in fixed or ():
             self.live[plan.id] = self._versions[plan.id, plan.version] = plan
-        for key in sorted(k for k in meta if k.startswith(META_CAMPAIGN)):
-            state, path, text, until, since_offset, since_ms = _unpack(meta[key])
-            campaign, _ = load_campaign(text, path)
-            if campaign is not None:
-                campaign.source.update({"path": path, "yaml": text})
-                plan = Plan(campaign)
-                plan.since_offset, plan.since_ms = since_offset, since_ms
-                self._add(plan, state, until)
+        if META_CLOCK in meta:
+            self.generation = _unpack(meta[META_CLOCK])[3]
+            self._restore(meta)
         self.routes: dict[str, Route] = {}
         self.dated: tuple[Plan, ...] = ()
         self._rebuild()
@@ -63,15 +67,61 @@ class Registry:
         return next((plan for (name, _), plan in self._versions.items() if name == plan_id), None)
 
     def take_changes(self) -> dict[bytes, bytes | None]:
-        """Hand over the meta entries changed since the last call."""
-        changes, self._changes = self._changes, {}
+        """Hand over the meta entries changed since the last call, in the order in which they must be written.
+
+        A crash may cut an epoch's records anywhere. So a new list is written beside the old one and counts only once
+        the epoch's last record, META_CLOCK, names it; what it no longer names is removed an epoch later.
+        """
+        changes: dict[bytes, bytes | None] = dict.fromkeys(self._unnamed)
+        self._unnamed = []
+        if self._changed:
+            self._changed = False
+            here = META_LIST + str(self.generation).encode()
+            listed = {here} | {_text_key(name, version) for name, version in self._versions}
+            changes.update((key, text) for key, text in self._texts.items() if key in listed)
+            self._unnamed = [key for key in self._known if key not in listed]
+            self._known = listed
+            self._texts = {}
+            changes[here] = _pack(self._listed())
         return changes
+
+    def _change(self) -> None:
+        self._changed = True
+        self.generation = self._offset
+
+    def _listed(self) -> list[Any]:
+        return [
+            [name, version, LIVE if self.live.get(name) is plan else DRAINING, self._until.get((name, version), 0),
+             plan.since_offset, plan.since_ms]
+            for (name, version), plan in sorted(self._versions.items(), key=lambda item: item[0])
+        ]  # fmt: skip
+
+    def _restore(self, meta: Mapping[bytes, bytes]) -> None:
+        if self.generation < 0:
+            return
+        here = META_LIST + str(self.generation).encode()
+        if here not in meta:
+            raise StateError(f"campaigns: the list of offset {self.generation} is missing; rebuild the store")
+        self._known.add(here)
+        listed = sorted(_unpack(meta[here]))
+        for name, version, state, until, since_offset, since_ms in listed:
+            key = _text_key(name, version)
+            path, text = _unpack(meta[key])
+            campaign, _ = load_campaign(text, path)
+            if campaign is None:
+                continue  # a later build refuses what an earlier one took: it drains no further
+            campaign.source.update({"path": path, "yaml": text})
+            plan = Plan(campaign)
+            plan.since_offset, plan.since_ms = since_offset, since_ms
+            self._known.add(key)
+            self._add(plan, state, until)
 
     def apply(self, event: Event, offset: int, clock_ms: int) -> str:
         """Apply a control record. Returns the findings as text if the campaign cannot be run, else ''."""
         if self.fixed:
             return ""
         name = event.data.get("campaign")
+        self._offset = offset
         self._retire(clock_ms)
         if event.type != CAMPAIGN_PUBLISHED:
             if isinstance(name, str):
@@ -119,20 +169,15 @@ class Registry:
             plan = Plan(campaign)
             plan.since_offset, plan.since_ms = offset, clock_ms
         plan.campaign.source.update({"path": path, "yaml": text})
+        self._texts[_text_key(plan.id, plan.version)] = _pack([path, text])
         self._until.pop((plan.id, plan.version), None)
         self._add(plan, LIVE, 0)
-        self._keep(plan, LIVE, 0)
+        self._change()
         self._rebuild()
 
     def _drain(self, plan: Plan, clock_ms: int) -> None:
-        until = self._until[plan.id, plan.version] = clock_ms + plan.horizon_ms()
-        self._keep(plan, DRAINING, until)
-
-    def _keep(self, plan: Plan, state: str, until: int) -> None:
-        source = plan.campaign.source
-        self._changes[_meta_key(plan.id, plan.version)] = _pack(
-            [state, source.get("path", ""), source.get("yaml", ""), until, plan.since_offset, plan.since_ms]
-        )
+        self._until[plan.id, plan.version] = clock_ms + plan.horizon_ms()
+        self._change()
 
     def _withdraw(self, name: str) -> None:
         self.live.pop(name, None)
@@ -145,7 +190,7 @@ class Registry:
         for name, version in list(refs):
             self._versions.pop((name, version), None)
             self._until.pop((name, version), None)
-            self._changes[_meta_key(name, version)] = None
+            self._change()
         self._rebuild()
 
     def _rebuild(self) -> None:
@@ -155,5 +200,15 @@ class Registry:
         self.dated = tuple(plan for plan in live if plan.dated)
 
 
-def _meta_key(name: str, version: str) -> bytes:
-    return META_CAMPAIGN + f"{name}/{version}".encode()
+def named_meta(meta: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Keep what META_CLOCK names: of two stores of one log only that must be equal; older lists may lie about."""
+    if META_CLOCK not in meta:
+        return {}
+    here = META_LIST + str(_unpack(meta[META_CLOCK])[3]).encode()
+    rows = _unpack(meta[here]) if here in meta else []
+    keys = [META_CLOCK, here, *(_text_key(row[0], row[1]) for row in rows)]
+    return {key: meta[key] for key in keys if key in meta}
+
+
+def _text_key(name: str, version: str) -> bytes:
+    return META_TEXT + f"{name}/{version}".encode()

@@ -15,6 +15,7 @@ from schemas.events import Record
 from streams.engine import PartitionEngine
 from streams.epoch import Epoch
 from streams.patterns.plan import Plan
+from streams.registry import named_meta
 from tables.codec import decode_member, fire_at_of
 from tables.member_state import (
     FIRED_IDS_MAX,
@@ -157,10 +158,11 @@ class Judge:
             hints = sorted((due, k) for k, v in store.members.items() if (due := fire_at_of(v)) is not None)
             if hints != store.hints:
                 self._world.accuse("hints", f"partition {partition}: {store.hints}, members say {hints}")
-        expected = {**reference.members, **reference.metas}
-        for key in sorted(expected.keys() | fold.keys()):
-            if expected.get(key) != fold.get(key):
-                text = f"partition {partition}, {key!r}: {_difference(fold.get(key), expected.get(key))}"
+        expected = {**reference.members, **named_meta(reference.metas)}
+        found = {key: value for key, value in fold.items() if key[:1] != b"\x00"} | named_meta(fold)
+        for key in sorted(expected.keys() | found.keys()):
+            if expected.get(key) != found.get(key):
+                text = f"partition {partition}, {key!r}: {_difference(found.get(key), expected.get(key))}"
                 self._world.accuse("states", text)
                 return
 
