@@ -27,6 +27,7 @@ from tables.store import StateStore
 QUEUED_BATCHES = 4  # per partition; with Faust's own small queue this bounds what waits in memory
 EPOCH_RECORDS = 5_000  # a batch is never split, so an epoch may exceed this by one batch
 EPOCHS_IN_FLIGHT = 2  # one being made durable, one computed ahead
+LEASE_BEAT_S = 0.2
 LOG_APPEND_TIME = 1  # Kafka's timestamp type: the broker's clock
 
 log = structlog.get_logger(__name__)
@@ -314,6 +315,7 @@ class EngineWorker:
         consumer.quiesce = self._quiesce
         consumer.released = self._released
         consumer.rewind = self._rewind
+        self._app.add_future(self._keep_lease())
 
     async def process(self, stream: Any) -> None:
         """Be the agent: hand each batch to its partition's task. Never acks; the tasks do, when work is durable."""
@@ -351,6 +353,13 @@ class EngineWorker:
             self.metrics.lag[partition] = lag
             self.metrics.stalled_ms[partition] = now - since
             self.metrics.next_fire_ms[partition] = task.engine.next_fire_ms
+
+    async def _keep_lease(self) -> None:
+        """Say several times a second that the process runs; a Faust timer would begin only after the first recovery."""
+        self.lease.begin()
+        while True:
+            await asyncio.sleep(LEASE_BEAT_S)
+            await self.renew_lease()
 
     async def renew_lease(self) -> None:
         """Say that this process runs. After a pause that may have cost it its partitions, end the worker."""

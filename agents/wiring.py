@@ -31,7 +31,6 @@ _PRODUCER_SHARE = 0.5  # of the session timeout: a worker cut off stops producin
 _QUIESCE_SHARE = 0.25  # of the session timeout, for epochs in flight; the rest is for the commit and the flush
 _LEASE_SHARE = 0.5  # likewise, for a worker that was paused
 _HEARTBEAT_SHARE = 0.1
-_LEASE_BEAT_S = 0.2
 _PRODUCER_BATCH = 512 << 10
 _REQUEST_BYTES = 2 * LARGE_MESSAGE_BYTES_MAX  # any record that a topic takes, and what is around it
 _WATCH_S = 0.05
@@ -153,7 +152,6 @@ async def run_engine_app(built: EngineApp, ended: asyncio.Event) -> None:
     """
     app = built.app
     starting = asyncio.create_task(app.start())
-    beating = asyncio.create_task(_keep_lease(built.worker))
     try:
         while not ended.is_set() and not app.should_stop:
             await asyncio.sleep(_WATCH_S)
@@ -169,19 +167,10 @@ async def run_engine_app(built: EngineApp, ended: asyncio.Event) -> None:
                 raise
         finally:
             starting.cancel()
-            beating.cancel()
-            await asyncio.gather(starting, beating, return_exceptions=True)
+            await asyncio.gather(starting, return_exceptions=True)
     failure = built.worker.failure or app.crash_reason
     if failure is not None:
         raise failure
-
-
-async def _keep_lease(worker: EngineWorker) -> None:
-    """Say several times a second that the process runs; a Faust timer would begin only after the first recovery."""
-    worker.lease.begin()
-    while True:
-        await asyncio.sleep(_LEASE_BEAT_S)
-        await worker.renew_lease()
 
 
 def _broker_settings(bootstrap: Sequence[str], instance: str | None, session_timeout_s: float) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class Bench:
 
     def batch(self, first: int, count: int) -> Any:
         records = [
-            SimpleNamespace(offset=first + i, timestamp=1_000, timestamp_type=0, key=b"m", value=b"{}")
+            SimpleNamespace(offset=first + i, timestamp=1_000, timestamp_type=0, key=b"m", value=b"{}", headers=())
             for i in range(count)
         ]
         log = self.writer.log
@@ -237,7 +237,7 @@ def test_without_broker_time_append_time_never_goes_back_nor_beyond_the_wall_clo
         built = Bench(tmp_path)
         stamps = [(5_000, 0), (4_000, 0), (99_000, 0), (7_000, 1)]
         raw = [
-            SimpleNamespace(offset=i, timestamp=t, timestamp_type=k, key=b"m", value=b"")
+            SimpleNamespace(offset=i, timestamp=t, timestamp_type=k, key=b"m", value=b"", headers=())
             for i, (t, k) in enumerate(stamps)
         ]
         found = [record.append_ms for record in built.task._records([SimpleNamespace(value=raw)])]

@@ -81,7 +81,13 @@ class Process:
         """Put the real parts together, as agents/wiring.py does."""
         table = SimpleNamespace(stores=self.stores, before_assignment=None, recovered=None, stopping=None)
         everything = SimpleNamespace(acks_enabled_for=lambda topic: True)
-        self.app = SimpleNamespace(consumer_generation_id=0, loop=self.loop, crash=self._crash, topics=everything)
+        self.app = SimpleNamespace(
+            consumer_generation_id=0,
+            loop=self.loop,
+            crash=self._crash,
+            topics=everything,
+            add_future=lambda coroutine: coroutine.close(),  # the lease is renewed by `deliver`
+        )
         self.consumer = SimConsumer(self, self.app)
         self.app.consumer = self.consumer
         self.table: Any = table
