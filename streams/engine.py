@@ -21,7 +21,7 @@ from schemas.records import DeadLetter
 from streams.attribution import CONVERSION_TYPES, TOUCH_TYPES, credit, forget_stale_touches, record_touch
 from streams.decide import Match, Place, conclude, conclude_firing, describe
 from streams.epoch import Epoch
-from streams.history import FOLDED_TYPES, fold_profile, remember
+from streams.history import FOLDED_TYPES, PROFILE_BYTES_MAX, ProfileFull, fold_profile, remember
 from streams.late import meets_firing, note_firing
 from streams.patterns.match import (
     CANCELLED,
@@ -257,7 +257,7 @@ class PartitionEngine:
         too_old = e < append_ms - MAX_AGE_MS
         if too_old:
             self._counts["events.too_old"] += 1
-        changed = type_ in FOLDED_TYPES and fold_profile(member, event)
+        changed = type_ in FOLDED_TYPES and self._fold(record, member, event)
         if self.registry.dated:
             self._arm_dates(member, changed)
         if type_ in TOUCH_TYPES:
@@ -268,6 +268,14 @@ class PartitionEngine:
         if route is not None:
             moment = Moment(event_id, type_, e, offset, event.data, member.profile, self.clock_ms, too_old)
             self._match(route, member, moment, record)
+
+    def _fold(self, record: Record, member: Member, event: Event) -> bool:
+        try:
+            return fold_profile(member, event)
+        except ProfileFull:
+            message = f"{event.type}: the profile would be larger than {PROFILE_BYTES_MAX} bytes; it stays as it was"
+            self._refuse(record, "profile-full", message)
+            return False
 
     def _arm_dates(self, member: Member, profile_changed: bool) -> None:
         plans: Iterable[Plan] = self.registry.dated

@@ -289,3 +289,18 @@ def test_distinct_counts_as_far_as_the_comparison_asks():
     many = plan(f"campaign: d\npattern: distinct({VIEW}.product_id) >= 100 within 1d\n")
     story = [event(VIEW, T + n, f"v{n}", product_id=f"p{n}") for n in range(100)]
     assert [f.completed_by for f in firings([many], *story)] == ["v99"]
+
+
+def test_a_profile_does_not_grow_without_bound():
+    big = "x" * 40_000
+    story = (
+        event("member.updated", T, "u1", note=big),
+        event("member.updated", T + 1, "u2", other=big),
+        event("member.updated", T + 2, "u3", city="Riga"),
+    )
+    partition = Durable([plan(ABANDON)])
+    epoch = partition.feed(*story)
+    assert [(d.offset, d.reason) for d in epoch.dead_letters] == [(1, "profile-full")]
+    view = partition.engine.member_view("m1")
+    assert view is not None
+    assert set(view["profile"]) == {"note", "city"}
