@@ -55,7 +55,7 @@ def _place(problem: Problem) -> tuple[int, int]:
 
 def is_plain(step: Step) -> bool:
     """Whether the step is one event (or any of several) without a count."""
-    return isinstance(step, Positive) and step.count == 1 and step.term.kind != "all"
+    return isinstance(step, Positive) and not step.counted and step.term.kind != "all"
 
 
 # ---------------------------------------------------------------- shape
@@ -126,7 +126,7 @@ def _positive(step: Positive, index: int) -> list[Problem]:
                 f"write count({step.term.events[0].type}) >= {step.count} within …",
             )
         )
-    if step.count != 1 and step.term.kind == "all":
+    if step.counted and step.term.kind == "all":
         found.append(Problem("count-of-all", "a set cannot be counted", step.pos, "drop the count, or use any of (…)"))
     if index == 0 and is_plain(step):
         if step.within_ms is not None:

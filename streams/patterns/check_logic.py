@@ -202,6 +202,8 @@ def meaning(node: object) -> object:
     """Spell a node as plain JSON data without its places: equal meaning, equal data."""
     if isinstance(node, msgspec.Struct):
         fields = {name: meaning(getattr(node, name)) for name in node.__struct_fields__ if name not in ("pos", "text")}
+        if isinstance(node, Positive) and (node.count > 1 or not node.counted):
+            del fields["counted"]  # said by `count`; versions made before the field came stay as they are
         return {"node": type(node).__name__, **fields}
     if isinstance(node, tuple | list):
         return [meaning(item) for item in node]

@@ -201,7 +201,7 @@ def spell_step(step: Step) -> str:
 
 
 def _spell_positive(step: Positive) -> str:
-    parts = [f"{step.count}+ " if step.count > 1 else "", spell_term(step.term)]
+    parts = [f"{step.count}+ " if step.counted else "", spell_term(step.term)]
     if step.alias:
         parts.append(f" as {step.alias}")
     if step.within_ms is not None:

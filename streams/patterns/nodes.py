@@ -120,7 +120,10 @@ class Term(Node, frozen=True):
 
 
 class Positive(Node, frozen=True):
-    """`[n+] term [as name] [within dur] {without term}`; `count` is 1 without `n+`."""
+    """`[n+] term [as name] [within dur] {without term}`; `count` is 1 without `n+`.
+
+    `counted` tells `1+ x` from `x`: a counted event must be the latest by event time of those read.
+    """
 
     term: Term
     count: int
@@ -128,6 +131,7 @@ class Positive(Node, frozen=True):
     within_ms: int | None
     without: tuple[Term, ...]
     pos: Pos
+    counted: bool = False
 
 
 class Absent(Node, frozen=True):

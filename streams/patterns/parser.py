@@ -260,11 +260,12 @@ class _PatternParser:
         cursor = self.cursor
         pos = cursor.token.pos
         count = 1
-        if cursor.token.kind == "number":
+        counted = cursor.token.kind == "number"
+        if counted:
             count = self._count()
         term = self._term()
         extra = self._modifiers(without=True)
-        return Positive(term, count, extra.alias, extra.within_ms, extra.without, pos)
+        return Positive(term, count, extra.alias, extra.within_ms, extra.without, pos, counted)
 
     def _count(self) -> int:
         token = self.cursor.take()

@@ -214,7 +214,7 @@ class Plan:
             span = step.window_ms if step is self.steps[0] else 0
             if isinstance(node, Absent) and step.term is not None:
                 self._link_term(step.term, node.term, 0, first if step is self.steps[1] else None)
-            elif isinstance(node, Positive) and (step is not self.steps[0] or step.count > 1 or step.kind == "all"):
+            elif isinstance(node, Positive) and (step is not self.steps[0] or step.kind != "event"):
                 for compiled, term in zip(step.without, node.without, strict=True):
                     self._link_term(compiled, term, span, None)
 
@@ -313,7 +313,7 @@ def _types_of(steps: Iterable[StepPlan]) -> Iterable[str]:
 
 def _compile_step(node: Step, index: int, pattern: Pattern) -> StepPlan:
     if isinstance(node, Positive):
-        kind = "all" if node.term.kind == "all" else "count" if node.count > 1 else "event"
+        kind = "all" if node.term.kind == "all" else "count" if node.counted else "event"
         step = StepPlan(kind, TermPlan(node.term), node)
         step.count, step.alias = node.count, node.alias
         step.without = tuple(TermPlan(term) for term in node.without)

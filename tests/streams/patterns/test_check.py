@@ -91,7 +91,7 @@ PAIRS = [
     ),
     ("date-not-alone", "every day at 10:00 then order.created within 1d", "every day at 10:00"),
     ("date-not-alone", "on member.birth_date yearly at 10:00, same order_id", "on member.birth_date yearly at 10:00"),
-    ("count", "0+ order.created within 1d", "1+ order.created, same order_id"),
+    ("count", "0+ order.created within 1d", "1+ order.created within 1d, same order_id"),
     (
         "count-of-all",
         "2+ all of (order.created, order.updated) within 1d",

@@ -60,7 +60,7 @@ def many(kind, *names):
 def step(term, count=1, alias=None, within=None, without=()):
     if isinstance(term, str):
         term = one(term)
-    return Positive(term, count, alias, within, tuple(without), P)
+    return Positive(term, count, alias, within, tuple(without), P, count > 1)
 
 
 def no(term, span):
