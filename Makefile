@@ -4,6 +4,9 @@
 PYTHON3 ?= python3
 PY := .venv/bin/python
 ARGS ?=
+SEEDS ?= 1..2000
+# Most of the tests' time is waiting for sessions, timers and outages, not work.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up test lint format bench faults simulate lock clean venv venv-dev
@@ -19,7 +22,8 @@ up: venv ## Keep everything running on a local Kafka, with data under ./data (ne
 
 test: lint ## Lint, check the campaigns with their cases, run all tests
 	@env -u TIDINGS_REQUIRE_KAFKA $(PY) -m tidings check campaigns/  # a word of the tests, no setting
-	@exec $(PY) -m pytest $(ARGS)
+	@env -u TIDINGS_REQUIRE_KAFKA $(PY) -m tidings simulate --seeds $(SEEDS) --faults all
+	@exec $(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: venv-dev ## Style, format, types and import borders
 	@$(PY) -m ruff check .
@@ -36,8 +40,8 @@ bench: venv-dev ## Measure: prints tables, writes benchmarks/results/
 faults: venv-dev ## Only the tests that kill, stop and starve (needs Java 17 and Maven)
 	@exec $(PY) -m pytest -m faults $(ARGS)
 
-simulate: venv-dev ## Only the seeded simulation
-	@exec $(PY) -m pytest -m simulation $(ARGS)
+simulate: venv-dev ## The engine and its commit protocol under seeded faults (SEEDS=1..100000)
+	@exec $(PY) -m tidings simulate --seeds $(SEEDS) --faults all $(ARGS)
 
 lock: venv-dev ## Rebuild the locks from pyproject.toml (ARGS=--upgrade: newest versions)
 	@exec $(PY) scripts/lock.py $(ARGS)

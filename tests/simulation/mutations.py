@@ -182,6 +182,11 @@ MUTATIONS = [
             (" or message.generation_id != self._app.consumer_generation_id", ""),
         ),
     ),
+    Mutation(
+        "gathering while closing",
+        "an epoch gathers nothing from a queue of which batches may have been dropped",
+        lambda: rewrite(engine_worker.PartitionTask, "_compute", ("not self.closing and not", "not")),
+    ),
     Mutation("no lease", "a paused worker stops", lambda: [put(engine_worker.Lease, "check", lambda self: None)]),
     Mutation(
         "renewal hides a pause",
@@ -214,7 +219,7 @@ MUTATIONS = [
         lambda: rewrite(
             engine.PartitionEngine,
             "__init__",
-            ("_, self.applied_offset, self.clock_ms =", "_, self.applied_offset, _ ="),
+            ("self.applied_offset, self.clock_ms = _unpack", "self.applied_offset, _ = _unpack"),
         ),
     ),
     Mutation(

@@ -31,7 +31,7 @@ SEEDS = Path(__file__).with_name("seeds")
 ORACLE: Any = SimpleNamespace(case=generate.case, firings=evaluate.firings)
 FOUND = json.loads((SEEDS / "found.json").read_text())
 RED = json.loads((SEEDS / "mutations.json").read_text())
-SEARCHED = 200  # seeds tried when those that were red no longer are
+SEARCHED = 400  # seeds tried when those that were red no longer are
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,7 @@ def demo(data: Path, *words: str) -> "subprocess.Popen[str]":
         [sys.executable, "-m", "tidings", "demo", "--events", "600", *words], cwd=ROOT,
         env=env | {"TIDINGS_DATA_DIR": str(data)}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )  # fmt: skip
 
 
