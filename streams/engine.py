@@ -23,18 +23,7 @@ from streams.decide import Match, Place, conclude, conclude_firing, describe
 from streams.epoch import Epoch
 from streams.history import FOLDED_TYPES, PROFILE_BYTES_MAX, ProfileFull, fold_profile, remember
 from streams.late import meets_firing, note_firing
-from streams.patterns.match import (
-    CANCELLED,
-    COMPLETED,
-    EVICTED,
-    EXPIRED,
-    KILLED,
-    REPLACED,
-    Moment,
-    Outcome,
-    advance_instances,
-    reach_deadline,
-)
+from streams.patterns.match import COMPLETED, COUNTED_AS, SILENT, Moment, Outcome, advance_instances, reach_deadline
 from streams.patterns.plan import MAX_AGE_MS, Plan
 from streams.patterns.start import try_start
 from streams.registry import META_CLOCK, Registry
@@ -47,9 +36,6 @@ from tables.store import StateStore
 
 HINTS_PAGE = 65_536
 META_FORMAT = 1
-_SILENT = frozenset((CANCELLED, KILLED, EXPIRED, REPLACED))
-_COUNT_OF = {kind: f"instances.{kind}" for kind in (COMPLETED, CANCELLED, KILLED, EXPIRED, EVICTED, REPLACED)}
-
 Observer = Callable[[str, Plan, Member, Instance, int, str | None], None]
 
 _digest = xxhash.xxh3_64_intdigest
@@ -355,8 +341,8 @@ class PartitionEngine:
     def _settle(self, member: Member, out: list[Outcome], record: Record) -> None:
         """Say what came of instances that ended: firings, decisions, commands, counts."""
         for kind, plan, state, instance, due, by in out:
-            self._counts[_COUNT_OF[kind]] += 1
-            if kind in _SILENT:
+            self._counts[COUNTED_AS[kind]] += 1
+            if kind in SILENT:
                 pass
             elif kind == COMPLETED:
                 self._complete(

@@ -30,6 +30,8 @@ KILLED = "killed"
 EXPIRED = "expired"
 EVICTED = "evicted"
 REPLACED = "replaced"
+SILENT = frozenset((CANCELLED, KILLED, EXPIRED, REPLACED))  # endings of which nothing is said but a count
+COUNTED_AS = {kind: f"instances.{kind}" for kind in (COMPLETED, EVICTED, *sorted(SILENT))}
 
 Outcome = tuple[str, Plan, PlanState, Instance, int | None, str | None]
 """(kind, plan, state, instance, due of an absence, event id that completed, cancelled or replaced it)."""
