@@ -157,9 +157,9 @@ async def test_killed_worker_comes_back_with_the_same_commands(topics: str, tmp_
     assert all(len(ids) == 1 for ids in by_member.values())
 
 
-def raise_bound(bootstrap: str) -> None:
-    """What the error tells the operator to do."""
-    entry = ConfigEntry("max.message.bytes", str(16 << 20), incremental_operation=AlterConfigOpType.SET)
+def set_bound(bootstrap: str, size: int) -> None:
+    """What the error tells the operator to do, and before that the opposite."""
+    entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, CHANGELOG, incremental_configs=[entry])
     admin = AdminClient({"bootstrap.servers": bootstrap})
     for future in admin.incremental_alter_configs([resource]).values():
@@ -169,13 +169,14 @@ def raise_bound(bootstrap: str) -> None:
 async def test_member_record_too_large_for_the_changelog_is_named_and_goes_on_once_the_topic_takes_it(
     topics: str, tmp_path: Path
 ) -> None:
-    # Each event is within its bound; noise in hex leaves compression half of it.
-    noise = [("member.updated", "ann", {f"a{n}": os.urandom(100_000).hex()}) for n in range(30)]
+    # A profile of 60 KB is within the core's bound; noise in hex leaves compression half of it.
+    noise = [("member.updated", "ann", {f"a{n}": os.urandom(1_000).hex()}) for n in range(30)]
     built = kafka_worker(topics, tmp_path)
+    await in_thread(set_bound, topics, 10_000)
     await in_thread(send, topics, noise)
     with pytest.raises(StateError, match=f"member {hash_of(b'ann')}: the record is too large for topic {CHANGELOG}"):
         await asyncio.wait_for(run_engine_app(built, asyncio.Event()), 60)
-    await in_thread(raise_bound, topics)
+    await in_thread(set_bound, topics, 2 << 20)
     async with running(kafka_worker(topics, tmp_path)) as again:
         await until(lambda: applied(again) == len(noise), "all events applied", 30)
     async with running(kafka_worker(topics, tmp_path / "new disk")) as rebuilt:

@@ -90,6 +90,7 @@ def create_topics(
             if state.partitions and _alter(admin, settings, spec, state, timeout_s):
                 outcome[spec.name] = "altered"
     _await_leaders(admin, settings, [spec.name for spec in missing], timeout_s)
+    _await_configuration(settings, [spec for spec in specs if outcome[spec.name] == "altered"], timeout_s)
     return outcome
 
 
@@ -229,6 +230,23 @@ def _alter(admin: AdminClient, settings: Settings, spec: TopicSpec, state: Topic
             exit_code=3,
         ) from None
     return True
+
+
+def _await_configuration(settings: Settings, specs: Sequence[TopicSpec], timeout_s: float) -> None:
+    """Wait until a change can be seen: it is answered before that."""
+    until = time.monotonic() + timeout_s
+    while specs:
+        states = describe(settings, specs, timeout_s=timeout_s)
+        pairs = zip(specs, states, strict=True)
+        specs = [s for s, state in pairs if any(state.config.get(k) != v for k, v in s.config.items())]
+        if specs and time.monotonic() > until:
+            raise OperatorError(
+                f"topics {', '.join(s.name for s in specs)}: altered, but still described as before after"
+                f" {timeout_s:.0f} s; run 'topics check' again later",
+                exit_code=3,
+            )
+        if specs:
+            time.sleep(0.05)
 
 
 def _await_leaders(admin: AdminClient, settings: Settings, names: Sequence[str], timeout_s: float) -> None:
