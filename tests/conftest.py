@@ -9,7 +9,13 @@ KAFKA_TOOLS = {"java": "Java 17", "mvn": "Maven"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs Kafka where its tools are absent, unless TIDINGS_REQUIRE_KAFKA=1: then such a test may fail."""
+    """Group the tests for two workers; skip what needs Kafka where its tools are absent.
+
+    With TIDINGS_REQUIRE_KAFKA=1 such a test is not skipped: it may fail.
+    """
+    for item in items:  # one Kafka at a time; else the tests of a file stay together (pytest -n 2 --dist loadgroup)
+        group = "kafka" if item.get_closest_marker("kafka") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
     # Taken out: it is no setting, and child processes refuse TIDINGS_* names that are none.
     if os.environ.pop("TIDINGS_REQUIRE_KAFKA", "") == "1":
         return

@@ -125,7 +125,7 @@ async def test_worker_frozen_past_its_session_writes_nothing_over_its_successor(
             await until(lambda: len(successor.worker.tasks) == 4, "successor owns all", 80)
             await asyncio.sleep(1)
             frozen.send_signal(signal.SIGCONT)
-            assert await asyncio.wait_for(frozen.wait(), 20) == 1  # it noticed, and ended itself
+            assert await asyncio.wait_for(frozen.wait(), 90) == 1  # it noticed, and ended itself
             await trickling
             await until(lambda: applied(successor) == len(log), "successor has applied everything", 40)
         finally:
