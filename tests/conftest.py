@@ -16,10 +16,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:  # one Kafka at a time; else the tests of a file stay together (pytest -n 2 --dist loadgroup)
         group = "kafka" if item.get_closest_marker("kafka") else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
-        if group == "kafka" and item.get_closest_marker("flaky") is None:
-            # Only a wait that ran out is tried again, once, and the summary counts it: a busy machine is no finding.
-            # A wrong result is never tried again.
-            item.add_marker(pytest.mark.flaky(reruns=1, only_rerun=["TimeoutError", "not in time"]))
     # Taken out: it is no setting, and child processes refuse TIDINGS_* names that are none.
     if os.environ.pop("TIDINGS_REQUIRE_KAFKA", "") == "1":
         return
