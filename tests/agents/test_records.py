@@ -243,7 +243,8 @@ def test_a_stop_during_an_outage_is_quick_and_the_next_start_goes_on(broker: Bro
         server.start()
         again = Assigned(broker.config, warehouse, limits=Limits(rows=500, age_ms=50))
         run_until(again, lambda: again.counters.records == 400)
-        assert again.counters.repeated_ranges == PARTITIONS
+        # How many partitions had come in when the outage was met is the broker's business.
+        assert 1 <= again.counters.repeated_ranges <= PARTITIONS
         assert server.rows("SELECT count(), uniqExact(event_id) FROM tidings.events") == [["400", "400"]]
     finally:
         warehouse.close()

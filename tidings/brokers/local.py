@@ -40,6 +40,7 @@ READY_S_MAX = 60.0
 # start.
 STOP_S_MAX = 20.0
 TROUBLE = re.compile(r"\b(ERROR|FATAL|Error|\w*Exception)\b")
+PORT_TAKEN = "Address already in use"
 PROPERTIES = """\
 # Written at each start by tidings/brokers/local.py.
 process.roles=broker,controller
@@ -121,15 +122,28 @@ class LocalBroker:
         self.home.mkdir(parents=True, exist_ok=True)
         lock = _take_lock(self.home)
         try:
-            self._start(java, port, heap_mb, partitions, lock)
+            self._start_on_a_free_port(java, port, heap_mb, partitions, lock)
         except BaseException:
             self.stop()
             raise
         finally:
             os.close(lock)  # the guard and Kafka hold it from here on
 
+    def _start_on_a_free_port(self, java: str, port: int, heap_mb: int, partitions: int, lock: int) -> None:
+        """Start; a port that another program took after we had looked is answered with other ports."""
+        for tries_left in (2, 1, 0):
+            try:
+                self._start(java, _free_port(port), heap_mb, partitions, lock)
+            except OperatorError as error:
+                if not tries_left or PORT_TAKEN not in f"{error} {self._log_text()}":
+                    raise
+                self.stop()
+                port = 0
+            else:
+                return
+
     def _start(self, java: str, port: int, heap_mb: int, partitions: int, lock: int) -> None:
-        port, controller_port = _free_port(port), _free_port(0)
+        controller_port = _free_port(0)
         bootstrap = f"{HOST}:{port}"
         text = PROPERTIES.format(
             host=HOST, port=port, controller_port=controller_port, log_dir=self.home / "log", partitions=partitions
@@ -187,12 +201,16 @@ class LocalBroker:
             self._check_alive(until)
             waiting.tick()
             time.sleep(0.05)
+        cluster = _cluster_id(self.home)
         client = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0, "reconnect.backoff.max.ms": 200})
         while True:
             self._check_alive(until)
             waiting.tick()
             with contextlib.suppress(KafkaException):
-                if client.list_topics(timeout=1).brokers:
+                metadata = client.list_topics(timeout=1)
+                if metadata.cluster_id not in (None, cluster):
+                    raise self._failed(f"found another cluster on its port {port}: {PORT_TAKEN}")
+                if metadata.brokers:
                     return
 
     def _check_alive(self, until: float) -> None:
@@ -202,7 +220,7 @@ class LocalBroker:
             raise self._failed(f"gave no answer for {READY_S_MAX:.0f} s")
 
     def _failed(self, what: str) -> OperatorError:
-        lines = [line.strip() for line in (self.home / "broker.log").read_text(errors="replace").splitlines()]
+        lines = [line.strip() for line in self._log_text().splitlines()]
         wrong = next((n for n, line in enumerate(lines) if TROUBLE.search(line)), 0)
         # Java says "Error occurred during initialization of VM", and what it was on the next line.
         said = " ".join(lines[wrong : wrong + 2])[:300] or "nothing in its log"
@@ -211,6 +229,9 @@ class LocalBroker:
             " (Java must be 17 or later), or set TIDINGS_BROKER=memory or TIDINGS_BROKER=host:port",
             exit_code=3,
         )
+
+    def _log_text(self) -> str:
+        return (self.home / "broker.log").read_text(errors="replace")
 
     def stop(self) -> None:
         """Stop Kafka and wait until it is gone: SIGTERM, a bound of 20 s, SIGKILL. Idempotent; the data stays."""
@@ -277,6 +298,15 @@ def _recorded(home: Path) -> dict[str, str]:
     except (OSError, ValueError):  # absent, or torn by a crash while it was written
         return {}
     return {name: str(value) for name, value in record.items()} if isinstance(record, dict) else {}
+
+
+def _cluster_id(home: Path) -> str | None:
+    """Return the id that Kafka's storage was formatted with: whoever answers with another one is not our Kafka."""
+    for line in (home / "log" / "meta.properties").read_text().splitlines():
+        name, _, value = line.partition("=")
+        if name.strip() == "cluster.id":
+            return value.strip()
+    return None
 
 
 def _alive(pid: int) -> bool:

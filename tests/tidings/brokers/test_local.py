@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from agents.topics import BY_NAME, EVENTS
 from schemas.errors import OperatorError
-from tidings.brokers import LocalBroker, admin, attach, jars
+from tidings.brokers import LocalBroker, admin, attach, jars, local
 from tidings.brokers.local import running
 from tidings.config import Settings
 
@@ -111,6 +111,20 @@ def test_kafka_ends_when_its_guard_is_killed(tmp_path):
         assert broker._guard is not None
         os.kill(broker._guard.pid, signal.SIGKILL)
         assert gone(broker.pid)
+
+
+@kafka
+def test_a_port_taken_by_another_kafka_after_the_look_is_left_for_another(tmp_path, monkeypatch):
+    look = local._free_port
+    with LocalBroker(tmp_path / "first", CACHE) as first:
+        port = int(first.bootstrap.rpartition(":")[2])
+        monkeypatch.setattr(local, "_free_port", lambda wanted: port if wanted == port else look(wanted))
+        with LocalBroker(tmp_path / "second", CACHE, port=port) as second:
+            assert second.bootstrap != first.bootstrap
+            assert running(tmp_path / "second") == second.bootstrap
+            write(second, b"mine")
+            assert contents(second) == [b"mine"]
+        assert running(tmp_path / "first") == first.bootstrap
 
 
 @kafka
