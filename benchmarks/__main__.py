@@ -32,6 +32,7 @@ from schemas.errors import OperatorError
 from tidings.layout import require_own_packages
 
 QUESTIONS = ("replay_speed", "campaigns_curve", "ingest", "member_bytes", "sink_rate", "worker_rate")
+ON_REQUEST = ("beside_peers",)  # fetches a gigabyte of other engines
 QUICK = 0.05
 SECONDS_UNKNOWN = 20.0  # a question that was never measured here, for the bar
 
@@ -161,7 +162,12 @@ def gate(now: Result, before: Result) -> bool:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--only", multiple=True, type=click.Choice(QUESTIONS), help="Measure this question; may be repeated.")
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice((*QUESTIONS, *ON_REQUEST)),
+    help="Measure this question; may be repeated.",
+)
 @click.option("--quick", is_flag=True, help=f"A twentieth of the sizes (--scale {QUICK}): does it still run?")
 @click.option("--scale", "factor", default=1.0, show_default=True, help="Multiply the sizes of a full run.")
 @click.option("--runs", default=RUNS_MIN, show_default=True, help="Counted runs of each case.")
@@ -200,6 +206,8 @@ def main(
             click.echo(f"written: {page}")
         return
     before = read_result(compare) if compare is not None else None
+    if not only:
+        click.echo(f"asked only by name: {', '.join(ON_REQUEST)} (--only NAME)", err=True)
     result = measure(only or QUESTIONS, scale)
     size = "" if scale.factor == 1 else f"-scale-{scale.factor:g}"
     path = save or RESULTS / f"{result.started_at[:10]}-{result.commit[:7]}{size}.json"

@@ -38,15 +38,18 @@ def plan_of(campaign: str, pattern: str, more: str = "") -> Plan:
     return Plan(loaded)
 
 
-def expected(events: Iterable[Event], end_ms: int | None = None) -> tuple[set[tuple[str, str]], int]:
+def expected(
+    events: Iterable[Event], end_ms: int | None = None, views_max: int | None = INSTANCES_PER_PLAN_MAX
+) -> tuple[set[tuple[str, str]], int]:
     """Compute from the definition which views fire, for a log in order of time without equal times of one member.
 
     Knows nothing of the engine: per member, a list of open views (due, product, event id). Of the same product, a later
-    view takes the place of an open one, an order in time ends it. A ninth open view drops the one that is due first.
+    view takes the place of an open one, an order in time ends it. Beyond `views_max` open views the one due first goes.
 
     Args:
         events: the log.
         end_ms: the clock at its end; None: that of its last event.
+        views_max: open views of one member; None: no bound.
 
     Returns:
         (member, event id of the view) of each firing, and how many open views were dropped.
@@ -68,7 +71,7 @@ def expected(events: Iterable[Event], end_ms: int | None = None) -> tuple[set[tu
             products = [item["product_id"] for item in event.data["items"]]
         views[:] = [view for view in views if view[1] not in products or clock_ms >= view[0]]
         if event.type == VIEWED:
-            if len(views) == INSTANCES_PER_PLAN_MAX:
+            if len(views) == views_max:
                 views.remove(min(views))
                 dropped += 1
             views.append((clock_ms + WITHIN_MS, products[0], event.event_id))
