@@ -23,7 +23,7 @@ up: venv ## Keep everything running on a local Kafka, with data under ./data (ne
 test: lint ## Lint, check the campaigns with their cases, run all tests
 	@env -u TIDINGS_REQUIRE_KAFKA $(PY) -m tidings check campaigns/  # a word of the tests, no setting
 	@env -u TIDINGS_REQUIRE_KAFKA $(PY) -m tidings simulate --seeds $(SEEDS) --faults all
-	@exec $(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	@exec $(PY) -m pytest -n $(WORKERS) --dist loadgroup --durations 15 $(ARGS)
 
 lint: venv-dev ## Style, format, types and import borders
 	@$(PY) -m ruff check .
