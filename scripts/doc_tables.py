@@ -129,7 +129,8 @@ def pattern_bounds() -> str:
         ("Occurrences per event of a first `all of`", windows.SET_ENTRIES_MAX, "the oldest read goes"),
         ("Sets tried for one record of `all of`", f"{windows.SEARCH_MAX:,}", "no match"),
         ("Firings remembered for late events, per campaign", member_state.FIRED_MAX, "the oldest goes"),
-        ("Fired instance ids remembered, per campaign", member_state.FIRED_IDS_MAX, "sinks drop the repeat by its id"),
+        ("Fired instance ids remembered beside them", member_state.FIRED_IDS_MAX, "sinks drop the repeat by its id"),
+        ("Decisions on a member's page beside them", member_state.NOTES_MAX, "the oldest goes; all are in `decisions`"),
         ("Touches per member", member_state.TOUCHES_MAX, "the oldest goes"),
     ]
     return _table(("What", "Bound", "At the bound"), [(a, str(b), c) for a, b, c in whole])

@@ -6,11 +6,12 @@ import msgspec
 
 from schemas.campaign import Send
 from schemas.commands import SendMessage
-from schemas.ids import command_id, decision_id, instance_id
+from schemas.ids import command_id, correlation_text, decision_id, instance_id
 from schemas.records import Decision, Firing
 from streams.caps import record_firing, refused_by
 from streams.patterns.expressions import scalars
 from streams.patterns.plan import Plan
+from tables.digests import add, digest_of_hex, holds
 from tables.member_state import FIRED_IDS_MAX, NOTES_MAX, Instance, Member, PlanState
 
 SEND_STEP = "send"  # the one step of a campaign's flow until journeys have more; part of every command id
@@ -70,7 +71,7 @@ def conclude(match: Match, state: PlanState) -> Verdict:
     if refusal is not None:
         return Verdict(describe(match, "suppressed", refusal))
     record_firing(campaign, state, instance.key, at.clock_ms)
-    if _fired_before(state, match.instance_id):
+    if _fired_before(match, state):
         return Verdict(describe(match, "suppressed", "duplicate"))
     firing = _firing(match)
     send = campaign.send
@@ -87,7 +88,7 @@ def conclude_firing(match: Match, state: PlanState) -> Firing | None:
     if _refusal(match, state) is not None:
         return None
     record_firing(match.plan.campaign, state, match.instance.key, match.at.clock_ms)
-    return None if _fired_before(state, match.instance_id) else _firing(match)
+    return None if _fired_before(match, state) else _firing(match)
 
 
 def _firing(match: Match) -> Firing:
@@ -130,7 +131,7 @@ def _message(match: Match, send: Send) -> SendMessage:
 def describe(match: Match, outcome: str, reason: str, inputs: dict[str, Any] | None = None) -> Decision:
     """Build the decision record of a match and note it on the member for the operator's page."""
     plan, at = match.plan, match.at
-    note = [at.clock_ms, plan.id, outcome, reason, match.instance_id]
+    note = [at.clock_ms, plan.id, outcome, reason, bytes.fromhex(match.instance_id)]
     match.member.notes = [*match.member.notes, note][-NOTES_MAX:]
     send = plan.campaign.send
     return Decision(
@@ -153,12 +154,15 @@ def describe(match: Match, outcome: str, reason: str, inputs: dict[str, Any] | N
     )
 
 
-def _fired_before(state: PlanState, named: str) -> bool:
+def _fired_before(match: Match, state: PlanState) -> bool:
     """Tell whether this very instance fired already: its anchor was read twice, or anchors two sets (SEMANTICS 64)."""
-    digest = int(named[:16], 16)
-    if digest in state.fired_ids:
+    digest = digest_of_hex(match.instance_id)
+    if digest in state.fired_ids and holds(state.fired_ids, digest):
         return True
-    state.fired_ids = [*state.fired_ids, digest][-FIRED_IDS_MAX:]
+    anchor, correlation = match.instance.anchor, match.instance.correlation
+    if any(f.anchor == anchor and correlation_text(f.correlation) == correlation_text(correlation) for f in state.late):
+        return True
+    state.fired_ids = add(state.fired_ids, digest, FIRED_IDS_MAX)
     return False
 
 

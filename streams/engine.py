@@ -10,7 +10,6 @@ from heapq import heapify, heappop, heappush
 from typing import Any
 
 import msgspec
-import xxhash
 
 from schemas.codec import decode_event
 from schemas.commands import CancelMessage
@@ -22,7 +21,7 @@ from streams.attribution import CONVERSION_TYPES, TOUCH_TYPES, credit, forget_st
 from streams.decide import Match, Place, conclude, conclude_firing, describe
 from streams.epoch import Epoch
 from streams.history import FOLDED_TYPES, PROFILE_BYTES_MAX, ProfileFull, fold_profile, remember
-from streams.late import meets_firing, note_firing
+from streams.late import forget_firing, meets_firing, note_firing
 from streams.patterns.match import COMPLETED, COUNTED_AS, SILENT, Moment, Outcome, advance_instances, reach_deadline
 from streams.patterns.plan import MAX_AGE_MS, Plan
 from streams.patterns.start import try_start
@@ -31,14 +30,14 @@ from streams.routes import Route
 from streams.schedule import arm_dates, fire_date, next_wake
 from streams.views import view_of
 from tables.codec import decode_member, encode_member
-from tables.member_state import NO_MAP, NO_ROWS, RECENT_IDS_MAX, Instance, Member, PlanState
+from tables.digests import add, digest_of, holds
+from tables.member_state import NO_MAP, RECENT_IDS_MAX, Instance, Member, PlanState
 from tables.store import StateStore
 
 HINTS_PAGE = 65_536
 META_FORMAT = 1
 Observer = Callable[[str, Plan, Member, Instance, int, str | None], None]
 
-_digest = xxhash.xxh3_64_intdigest
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[Any]).decode
 
@@ -228,14 +227,11 @@ class PartitionEngine:
             return
         self._event_count += 1
         event_id = event.event_id or event_id_at(self.topic, self.partition, offset)
-        digest = _digest(event_id.encode())
-        recent = member.recent
-        if digest in recent:
+        digest = digest_of(event_id)
+        if digest in member.recent and holds(member.recent, digest):
             self._counts["events.duplicate"] += 1
             return
-        recent.append(digest)
-        if len(recent) > RECENT_IDS_MAX:
-            del recent[0]
+        member.recent = add(member.recent, digest, RECENT_IDS_MAX)
         member.applied = offset
         if self._durable:
             self._changed[member.member_id] = member
@@ -247,6 +243,7 @@ class PartitionEngine:
         if self.registry.dated:
             self._arm_dates(member, changed)
         if type_ in TOUCH_TYPES:
+            forget_stale_touches(member, self.clock_ms, MAX_AGE_MS)
             record_touch(member, event, e)
         elif type_ in CONVERSION_TYPES and member.touches:
             self._attribute(member, event, event_id, e, record)
@@ -326,7 +323,9 @@ class PartitionEngine:
         """Drop what a withdrawn campaign remembers, but its caps: published again, `once` still holds."""
         state = member.plans[plan_id]
         self._counts["instances.withdrawn"] += len(state.instances)
-        state.instances, state.late, state.counts, state.armed = [], NO_ROWS, NO_MAP, None
+        for fired in state.late:
+            forget_firing(plan_id, member.member_id, state, fired)
+        state.instances, state.counts, state.armed = [], NO_MAP, None
         if state.empty():
             del member.plans[plan_id]
 
@@ -371,13 +370,13 @@ class PartitionEngine:
         if verdict.firing is not None:
             self._out.firings.append(verdict.firing)
             if match.due is not None and match.plan.steps[-1].kind == "absent":
-                note_firing(state, match.instance, match.due, verdict.command is not None)
+                note_firing(match, state, verdict.command is not None)
         if verdict.command is not None:
             self._out.commands.append(verdict.command)
 
     def _late(self, plan: Plan, state: PlanState, member: Member, moment: Moment, record: Record) -> None:
         """Meet firings whose absence this event would have broken had it come in time (SEMANTICS 25)."""
-        for version, fired, due, sent in meets_firing(plan, self.registry.plan_of, state, moment):
+        for version, fired, due, sent in meets_firing(plan, self.registry.plan_of, state, member, moment):
             own = self.registry.plan_of(plan.id, version) or plan
             decision = describe(Match(own, member, fired, self._place(record), due), "late", "cancelled_after_firing")
             self._out.decisions.append(decision)

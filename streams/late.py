@@ -2,45 +2,67 @@
 
 from collections.abc import Callable, Iterator
 
+from schemas.ids import instance_id
+from streams.decide import Match
 from streams.patterns.match import Moment
 from streams.patterns.plan import KEEP_SLACK_MS, MAX_AGE_MS, Plan
-from tables.member_state import FIRED_MAX, Instance, PlanState
+from tables.digests import DIGEST_BYTES, add, digest_of, digest_of_hex
+from tables.member_state import FIRED_IDS_MAX, FIRED_MAX, Fired, Instance, Member, PlanState
 
 PlanOf = Callable[[str, str], Plan | None]
 
 
-def note_firing(state: PlanState, instance: Instance, due: int, sent: bool) -> None:
-    """Keep what a later event needs to be recognised as late; `sent`: a command went out."""
-    entry = (
-        instance.key,
-        instance.e_prev,
-        due,
-        instance.aliases,
-        instance.correlation,
-        instance.anchor,
-        instance.version,
-        sent,
-    )
-    state.late = (*state.late, entry)[-FIRED_MAX:]
+def note_firing(match: Match, state: PlanState, sent: bool) -> None:
+    """Keep what a later event needs to be recognised as late; `sent`: a command went out.
+
+    The note of the decision, which is the member's newest, and the digest of the instance id, which is the campaign's
+    newest, are then part of the entry: both are taken away where they were.
+    """
+    member, instance, clock_ms = match.member, match.instance, match.at.clock_ms
+    note = member.notes[-1]
+    member.notes = member.notes[:-1]
+    state.fired_ids = state.fired_ids[:-DIGEST_BYTES]
+    for fired in state.late:
+        if _beyond_reach(fired, clock_ms):
+            forget_firing(match.plan.id, member.member_id, state, fired)
+    if len(state.late) >= FIRED_MAX:
+        forget_firing(match.plan.id, member.member_id, state, state.late[0])
+    entry = Fired(
+        instance.key, instance.e_prev, match.due or 0, instance.aliases, instance.correlation, instance.anchor,
+        instance.version, sent, clock_ms, note[2], note[3], digest_of(instance.anchor),
+    )  # fmt: skip
+    state.late = (*state.late, entry)
+
+
+def forget_firing(campaign: str, member_id: str, state: PlanState, fired: Fired) -> None:
+    """Keep no more of a firing than that it fired."""
+    state.late = tuple(kept for kept in state.late if kept is not fired)
+    digest = digest_of_hex(instance_id(campaign, member_id, fired.correlation, fired.anchor))
+    state.fired_ids = add(state.fired_ids, digest, FIRED_IDS_MAX)
 
 
 def meets_firing(
-    plan: Plan, plan_of: PlanOf, state: PlanState, moment: Moment
+    plan: Plan, plan_of: PlanOf, state: PlanState, member: Member, moment: Moment
 ) -> Iterator[tuple[str, Instance, int, bool]]:
     """Yield (version, instance as it fired, due, sent) of each firing this event comes too late for; each only once."""
-    for entry in list(state.late):
-        key, e_prev, due, aliases, correlation, anchor, version, sent = entry
-        own = plan_of(plan.id, version)
-        if own is None or due < moment.clock - MAX_AGE_MS - KEEP_SLACK_MS:
-            state.late = [kept for kept in state.late if kept is not entry]
+    for fired in state.late:
+        own = plan_of(plan.id, fired.version)
+        if own is None or _beyond_reach(fired, moment.clock):
+            forget_firing(plan.id, member.member_id, state, fired)
             continue
-        term = own.steps[-1].term
-        if term is None or moment.type not in term.by_type or not e_prev <= moment.e < due:
+        term, due = own.steps[-1].term, fired.due
+        if term is None or moment.type not in term.by_type or not fired.e_prev <= moment.e < due:
             continue
-        key = tuple(key) if isinstance(key, list) else key
-        if own.keys_of is not None and not any(k == key for k, _ in moment.keys_for(own)):
+        if own.keys_of is not None and not any(k == fired.key for k, _ in moment.keys_for(own)):
             continue
         refs = (ref for _, ref in term.by_type[moment.type])
-        if any(r.judge is None or r.judge(moment.data, aliases, moment.profile, moment.clock) for r in refs):
-            state.late = [kept for kept in state.late if kept is not entry]
-            yield version, Instance(version, key, correlation, anchor, (0, 0), e_prev, e_prev), due, sent
+        if any(r.judge is None or r.judge(moment.data, fired.aliases, moment.profile, moment.clock) for r in refs):
+            forget_firing(plan.id, member.member_id, state, fired)
+            e = fired.e_prev
+            instance = Instance(fired.version, fired.key, fired.correlation, fired.anchor, (0, 0), e, e)
+            yield fired.version, instance, due, fired.sent
+
+
+def _beyond_reach(fired: Fired, clock_ms: int) -> bool:
+    """Tell whether every event that could break it is too old to."""
+    return fired.due < clock_ms - MAX_AGE_MS - KEEP_SLACK_MS

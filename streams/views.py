@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from schemas.ids import instance_id
 from streams.registry import Registry
 from tables.member_state import Member
 
@@ -27,9 +28,16 @@ def view_of(member: Member, registry: Registry) -> dict[str, Any]:
                     "matched": [{"step": s, "event_id": i, "e": e} for s, i, e in instance.matched],
                 }
             )
+    noted = [(at, plan_id, outcome, reason, named.hex()) for at, plan_id, outcome, reason, named in member.notes]
+    noted += [
+        (f.clock_ms, plan_id, f.outcome, f.reason, instance_id(plan_id, member.member_id, f.correlation, f.anchor))
+        for plan_id, state in member.plans.items()
+        for f in state.late
+        if f.outcome
+    ]
     notes = [
-        {"at": at, "campaign": campaign, "outcome": outcome, "reason": reason, "instance_id": named}
-        for at, campaign, outcome, reason, named in member.notes
+        {"at": at, "campaign": plan_id, "outcome": outcome, "reason": reason, "instance_id": named}
+        for at, plan_id, outcome, reason, named in sorted(noted)
     ]
     dates = [{"campaign": c, "due": s.armed[0], "date": s.armed[1]} for c, s in member.plans.items() if s.armed]
     return {

@@ -1,7 +1,12 @@
 """Member records to bytes and back: one msgpack array, format first, the timer hint second.
 
-Format 1: [1, fire_at_ms | nil, applied, recent ids (8 bytes each), profile, history, plans, touches, notes].
+Format 2: [2, fire_at_ms | nil, applied, base_ms, places, recent digests, plans, history, profile, notes, touches];
+trailing fields that are empty are left out. `base_ms`: what times in plans are counted back from, 0 for fire_at_ms.
+`places`: for each anchor in plans, where its digest belongs among the recent ones; `recent` holds only the others.
 A reader of a newer format refuses; an older one is upgraded on read and written in the present format.
+
+To add a field: append it to `_Record` with a default, to `encode_member` and to `decode_member`, and raise FORMAT, for
+an older build that read the record would drop the field. Records of formats 2 and up are then read by the same code.
 """
 
 from typing import Any
@@ -9,20 +14,39 @@ from typing import Any
 import msgspec
 
 from schemas.errors import StateError
-from tables.member_state import Instance, Member, PlanState
+from tables.digests import DIGEST_BYTES
+from tables.format1 import read_format1
+from tables.member_state import NO_MAP, NO_ROWS, Member
+from tables.plan_codec import pack_plan, unpack_plan
 
-FORMAT = 1
+FORMAT = 2
+_FIELDS_MIN = 4
+_NOWHERE = 255  # an anchor whose event is no longer, or twice, among the recent ones
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[Any]).decode
-_ID_BYTES = 8
 
 
-class _Head(msgspec.Struct, array_like=True):
+class _Head(msgspec.Struct, array_like=True, gc=False):
     format: int
     fire_at_ms: int | None
 
 
+class _Record(msgspec.Struct, array_like=True):
+    format: int
+    fire_at_ms: int | None
+    applied: int
+    base_ms: int
+    places: bytes = b""
+    recent: bytes = b""
+    plans: dict[str, list[Any]] = {}
+    history: dict[str, list[Any]] = {}
+    profile: dict[str, Any] = {}
+    notes: list[Any] = []
+    touches: list[Any] = []
+
+
 _decode_head = msgspec.msgpack.Decoder(_Head).decode
+_decode = msgspec.msgpack.Decoder(_Record).decode
+_decode_any = msgspec.msgpack.Decoder(list[Any]).decode
 
 
 def fire_at_of(record: bytes) -> int | None:
@@ -43,14 +67,22 @@ def fire_at_of(record: bytes) -> int | None:
 def encode_member(member: Member, fire_at_ms: int | None) -> bytes:
     """Encode a member; `fire_at_ms` is its earliest timer on the clock."""
     # Sorted: the order of first use in memory is not that after a reload, and equal states must be equal bytes.
-    plans = {name: _pack_plan(state) for name, state in sorted(member.plans.items()) if not state.empty()}
-    recent = b"".join(n.to_bytes(_ID_BYTES, "big") for n in member.recent)
-    return _encode(
-        [
-            FORMAT, fire_at_ms, member.applied, recent, member.profile, member.history, plans, member.touches,
-            member.notes,
-        ]
-    )  # fmt: skip
+    states = sorted(member.plans.items()) if len(member.plans) > 1 else list(member.plans.items())
+    states = [pair for pair in states if not pair[1].empty()]
+    base_ms, applied = 0, member.applied
+    base = fire_at_ms
+    if base is None:
+        base = base_ms = next((state.late[-1].due for _, state in states if state.late), 0)
+    digests: list[bytes] = []
+    packed = {name: pack_plan(state, base, applied, digests) for name, state in states}
+    places, recent = _fold_recent(member.recent, digests) if digests else (b"", member.recent)
+    fields = [
+        FORMAT, fire_at_ms, applied, base_ms, places, recent, packed, member.history, member.profile, member.notes,
+        member.touches,
+    ]  # fmt: skip
+    while len(fields) > _FIELDS_MIN and not fields[-1]:
+        fields.pop()
+    return _encode(fields)
 
 
 def decode_member(member_id: str, record: bytes) -> Member:
@@ -60,58 +92,60 @@ def decode_member(member_id: str, record: bytes) -> Member:
         StateError: the bytes are torn or of a newer format.
     """
     try:
-        fields = _decode(record)
-        _require_format(fields[0])
+        if record[1:2] == b"\x01":
+            return read_format1(member_id, _decode_any(record))
+        row = _decode(record)
+        _require_format(row.format)
         member = Member(member_id)
-        _, member.hint, member.applied, recent, member.profile, member.history, plans, touches, notes = fields
-        member.recent = [int.from_bytes(recent[i : i + _ID_BYTES], "big") for i in range(0, len(recent), _ID_BYTES)]
-        member.plans = {name: _unpack_plan(packed) for name, packed in plans.items()}
-        member.touches, member.notes = touches, notes
+        member.hint = base = row.fire_at_ms
+        applied = member.applied = row.applied
+        if base is None:
+            base = row.base_ms
+        digests: list[bytes] = []
+        for name, packed in row.plans.items():
+            member.plans[name] = unpack_plan(packed, base, applied, digests)
+        member.recent = _unfold_recent(row.places, row.recent, digests) if row.places else row.recent
+        member.history, member.profile = row.history or NO_MAP, row.profile or NO_MAP
+        member.notes, member.touches = row.notes or NO_ROWS, row.touches or NO_ROWS
     except StateError:
         raise
-    except (msgspec.MsgspecError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+    except (msgspec.MsgspecError, ValueError, TypeError, IndexError, KeyError, AttributeError, StopIteration) as error:
+        _require_readable(record)
         message = f"member record: unreadable ({error}); rebuild the store from its changelog"
         raise StateError(message) from error
     return member
 
 
-def _require_format(number: object) -> None:
-    if number != FORMAT:
+def _require_readable(record: bytes) -> None:
+    """Say it first if the record is unreadable because a newer build wrote it."""
+    try:
+        head = _decode_head(record)
+    except msgspec.MsgspecError:
+        return
+    _require_format(head.format)
+
+
+def _require_format(number: int) -> None:
+    if not 1 <= number <= FORMAT:
         message = f"member record: written at format {number!r}, this build reads up to {FORMAT}; deploy a newer build"
         raise StateError(message)
 
 
-def _pack_plan(state: PlanState) -> list[Any]:
-    instances = [
-        [
-            i.version, i.key, i.correlation, i.anchor, i.started, i.step, i.e_first, i.e_anchor, i.e_prev, i.due, i.end,
-            i.blocked_e, i.aliases, i.last, i.matched, i.seen, i.counted, i.seen_without, i.own,
-            i.wake,
-        ]
-        for i in state.instances
-    ]  # fmt: skip
-    counts = [[key, entries] for key, entries in state.counts.items()]
-    fired = [[key, times] for key, times in state.fired.items()]
-    return [instances, counts, state.counts_version, fired, state.late, state.armed, state.fired_ids]
+def _fold_recent(recent: bytes, digests: list[bytes]) -> tuple[bytes, bytes]:
+    """Leave out the recent digests that an anchor of the record gives again; say where each belongs."""
+    cells = [recent[at : at + DIGEST_BYTES] for at in range(0, len(recent), DIGEST_BYTES)]
+    place_of = {cell: place for place, cell in enumerate(cells)}
+    places = bytes([place_of.pop(digest, _NOWHERE) for digest in digests])
+    if len(place_of) == len(cells):
+        return b"", recent
+    return places, b"".join([cell for cell in cells if cell in place_of])
 
 
-def _unpack_plan(packed: list[Any]) -> PlanState:
-    state = PlanState()
-    instances, counts, state.counts_version, fired, state.late, armed, state.fired_ids = packed
-    for f in instances:
-        instance = Instance(f[0], _key(f[1]), f[2], f[3], (f[4][0], f[4][1]), f[6], f[7])
-        instance.step, instance.e_prev, instance.due, instance.end, instance.blocked_e = f[5], f[8], f[9], f[10], f[11]
-        instance.aliases, instance.last = f[12], f[13]
-        instance.matched = [(m[0], m[1], m[2]) for m in f[14]]
-        instance.seen = f[15]
-        instance.counted = [(c[0], c[1]) for c in f[16]]
-        instance.seen_without, instance.own, instance.wake = f[17], f[18], f[19]
-        state.instances.append(instance)
-    state.counts = {_key(key): entries for key, entries in counts}
-    state.fired = {_key(key): times for key, times in fired}
-    state.armed = (armed[0], armed[1]) if armed is not None else None
-    return state
-
-
-def _key(packed: Any) -> Any:
-    return tuple(packed) if isinstance(packed, list) else packed
+def _unfold_recent(places: bytes, rest: bytes, digests: list[bytes]) -> bytes:
+    """Undo `_fold_recent`."""
+    cells = [rest[at : at + DIGEST_BYTES] for at in range(0, len(rest), DIGEST_BYTES)]
+    for place, digest in sorted(zip(places, digests, strict=True)):
+        if place == _NOWHERE:
+            break
+        cells.insert(place, digest)
+    return b"".join(cells)

@@ -1,7 +1,7 @@
 """What is remembered of one member: profile, history, live instances, caps, touches."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 RECENT_IDS_MAX = 16  # SEMANTICS 6: a repeat within the member's last 16 read is a duplicate
 INSTANCES_PER_PLAN_MAX = 8  # DESIGN §4: live instances per campaign and member
@@ -10,14 +10,14 @@ HISTORY_MAX = 64  # entries per history series; the earliest read goes first, co
 CAP_KEYS_MAX = 256  # keys whose firings `per: key` remembers; beyond, the one that fired longest ago may fire again
 KEYS_MAX = 64  # correlation keys with a running count per campaign; the one idle longest goes first
 TOUCHES_MAX = 16  # messages that may still earn a conversion
-NOTES_MAX = 8  # recent decisions kept for the operator's page
-FIRED_IDS_MAX = 16  # instance ids remembered as fired; sinks drop what repeats beyond
-FIRED_MAX = 4  # firings that may still meet a late cancelling event
+NOTES_MAX = 4  # recent decisions kept for the operator's page, beside those of the firings below
+FIRED_IDS_MAX = 16  # instance ids remembered as fired, beside the firings below; sinks drop what repeats beyond
+FIRED_MAX = 4  # firings of a campaign that may still meet a late cancelling event
 
 # Most members have none of most things: they share these two. So a field that may hold one is replaced, never
 # changed in place, unless the code has just put a container of its own there.
 NO_MAP: dict[Any, Any] = {}
-NO_ROWS: Sequence[Any] = ()
+NO_ROWS: tuple[Any, ...] = ()
 
 Key = Any
 """Correlation key: a normalised scalar, a tuple of them for several `same` paths, None without `same`."""
@@ -37,7 +37,7 @@ class Instance:
     __slots__ = (
         "version", "key", "correlation", "anchor", "started", "step", "e_first", "e_anchor", "e_prev",
         "due", "end", "blocked_e", "aliases", "last", "matched", "seen", "counted", "seen_without", "own",
-        "wake",
+        "wake", "digest",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +69,7 @@ class Instance:
         self.counted: Sequence[tuple[int, Any]] = NO_ROWS
         self.seen_without: dict[int, Any] = NO_MAP
         self.wake: int | None = None  # clock value at which the awaited step's deadline has surely passed
+        self.digest = b""  # of the anchor, once computed; memory only
         self.own: Sequence[int] = NO_ROWS  # offsets of its own records at e_prev: they may not end it
 
     @property
@@ -77,13 +78,33 @@ class Instance:
         return self.due if self.due is not None else self.end
 
 
+class Fired(NamedTuple):
+    """An absence that fired: what a later event needs to be recognised as late, and what was decided, for operators.
+
+    `sent`: a command went out. `clock_ms`, `outcome`, `reason` of the decision; an empty outcome: noted elsewhere.
+    `digest` is that of the anchor.
+    """
+
+    key: Key
+    e_prev: int
+    due: int
+    aliases: dict[str, dict[str, Any]]
+    correlation: Any
+    anchor: str
+    version: str
+    sent: bool
+    clock_ms: int
+    outcome: str
+    reason: str
+    digest: bytes
+
+
 class PlanState:
     """What one campaign remembers of one member.
 
     `instances`: oldest first. `counts`: per key, what the first step has counted and not yet spent. `fired`: clock
     values of firings per cap key, ascending, only as many as the caps need. `late`: recent absence firings, newest
-    last.
-    `fired_ids`: first 8 bytes of the instance ids that fired, newest last, at most 16.
+    last, at most 4. `fired_ids`: digests of the instance ids that fired and are not in `late`, newest last, at most 16.
     `armed`: (due_ms, label) of the next calendar date, None if the campaign has none.
     """
 
@@ -94,9 +115,9 @@ class PlanState:
         self.counts: dict[Key, list[Any]] = NO_MAP
         self.counts_version = ""
         self.fired: dict[Key, list[int]] = NO_MAP
-        self.late: Sequence[Sequence[Any]] = NO_ROWS
+        self.late: Sequence[Fired] = NO_ROWS
         self.armed: tuple[int, str] | None = None
-        self.fired_ids: Sequence[int] = NO_ROWS
+        self.fired_ids = b""
 
     def empty(self) -> bool:
         """Tell whether nothing is left to remember."""
@@ -106,9 +127,10 @@ class PlanState:
 class Member:
     """One member. `applied`: offset of the last record that changed it. `hint`: timer hint in the store, None for none.
 
-    `history`: per series id, entries [e, offset, keys, data, profile, anchors] in read order. `touches`: [e, command
-    id, campaign, version, instance id, channel, window ms], in read order. `notes`: [clock, campaign, outcome, reason,
-    instance id]. `scheduled` and `epoch` live in memory only.
+    `recent`: digests of the last 16 event ids read (tables.digests). `history`: per series id, entries [e, offset,
+    keys, data, profile, anchors] in read order. `touches`: [e, command id, campaign, version, instance id, channel,
+    window ms], in read order. `notes`: [clock, campaign, outcome, reason, instance id as 16 bytes], but those of
+    firings in `late`. `scheduled` and `epoch` live in memory only.
     """
 
     __slots__ = (
@@ -119,7 +141,7 @@ class Member:
     def __init__(self, member_id: str) -> None:
         self.member_id = member_id
         self.applied = -1
-        self.recent: list[int] = []
+        self.recent = b""
         self.profile: dict[str, Any] = NO_MAP
         self.history: dict[str, list[Any]] = NO_MAP
         self.plans: dict[str, PlanState] = {}

@@ -17,6 +17,7 @@ from streams.epoch import Epoch
 from streams.patterns.plan import Plan
 from streams.registry import named_meta
 from tables.codec import decode_member, fire_at_of
+from tables.digests import count_of
 from tables.member_state import (
     FIRED_IDS_MAX,
     FIRED_MAX,
@@ -174,9 +175,9 @@ class Judge:
                 (member.live_instances(), INSTANCES_MAX),
                 (max((len(s.instances) for s in states), default=0), INSTANCES_PER_PLAN_MAX),
                 (max((len(s.late) for s in states), default=0), FIRED_MAX),
-                (max((len(s.fired_ids) for s in states), default=0), FIRED_IDS_MAX),
+                (max((count_of(s.fired_ids) for s in states), default=0), FIRED_IDS_MAX),
                 (max((len(h) for h in member.history.values()), default=0), HISTORY_MAX),
-                (len(member.recent), RECENT_IDS_MAX),
+                (count_of(member.recent), RECENT_IDS_MAX),
                 (len(member.touches), TOUCHES_MAX),
                 (len(member.notes), NOTES_MAX),
             ]
