@@ -21,6 +21,7 @@ from agents.metrics import EngineMetrics
 from agents.outbox import Outbox
 from schemas.errors import StateError
 from schemas.events import Record, append_ms_of
+from streams.breaker import Breaker
 from streams.epoch import Epoch
 from tables.store import StateStore
 
@@ -47,6 +48,10 @@ class Engine(Protocol):
     @property
     def applied_offset(self) -> int:
         """Offset of the last record applied; -1 before the first."""
+
+    @property
+    def breaker(self) -> Breaker:
+        """Which campaigns fail too often."""
 
     def run(self, records: Sequence[Record]) -> Epoch:
         """Apply records in log order."""

@@ -11,8 +11,9 @@ import msgspec
 TICK = "tick"
 CAMPAIGN_PUBLISHED = "campaign.published"
 CAMPAIGN_WITHDRAWN = "campaign.withdrawn"
+CAMPAIGN_SUSPENDED = "campaign.suspended"
 RECORDED_AT_HEADER = "recorded-at"
-CONTROL_TYPES = frozenset({CAMPAIGN_PUBLISHED, CAMPAIGN_WITHDRAWN})
+CONTROL_TYPES = frozenset({CAMPAIGN_PUBLISHED, CAMPAIGN_WITHDRAWN, CAMPAIGN_SUSPENDED})
 
 
 class Event(

@@ -151,6 +151,7 @@ pos.balance_requested | store_id pos_id card_no | A till asked for the balance.
 tick | | The partition's clock moves; nothing else.
 campaign.published | campaign version yaml path | A campaign is live from this record on.
 campaign.withdrawn | campaign | A campaign ends at this record.
+campaign.suspended | campaign version | A campaign that raised too often stops on this partition.
 """
 
 

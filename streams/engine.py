@@ -12,16 +12,16 @@ from typing import Any
 import msgspec
 
 from schemas.codec import decode_event
-from schemas.commands import CancelMessage
 from schemas.errors import DecodeError
 from schemas.events import CONTROL_TYPES, TICK, Event, Record
 from schemas.ids import event_id_at
 from schemas.records import DeadLetter
 from streams.attribution import CONVERSION_TYPES, TOUCH_TYPES, credit, forget_stale_touches, record_touch
+from streams.breaker import Breaker
 from streams.decide import Match, Place, conclude, conclude_firing, describe
 from streams.epoch import Epoch
 from streams.history import FOLDED_TYPES, PROFILE_BYTES_MAX, ProfileFull, fold_profile, remember
-from streams.late import forget_firing, meets_firing, note_firing
+from streams.late import cancel_of, forget_firing, meets_firing, note_firing
 from streams.patterns.match import COMPLETED, COUNTED_AS, SILENT, Moment, Outcome, advance_instances, reach_deadline
 from streams.patterns.plan import MAX_AGE_MS, Plan
 from streams.patterns.start import try_start
@@ -88,6 +88,7 @@ class PartitionEngine:
         self._written_number = 0
         self._epochs: dict[int, int] = {}
         self._out: Epoch
+        self.breaker = Breaker()
         self._changed: dict[str, Member] = {}
         self._counts: Counter[str] = Counter()
         self._event_count = 0
@@ -270,8 +271,11 @@ class PartitionEngine:
     def _match(self, route: Route, member: Member, moment: Moment, record: Record) -> None:
         if not moment.too_old:
             for series in route.series:
-                if remember(member, series, moment):
-                    self._counts["bounds.history"] += 1
+                try:
+                    if remember(member, series, moment):
+                        self._counts["bounds.history"] += 1
+                except Exception as error:  # as in _match_plan; campaigns share histories, so none is to blame
+                    self._failed(f"history of {series.type}", record, error)
         starts = route.starts(moment.data)
         if not route.moves or not member.plans:
             for plan in starts:
@@ -310,6 +314,9 @@ class PartitionEngine:
                 try_start(plan, state, member, moment, advanced, out)
         except Exception as error:  # a campaign that raises must not stop the partition, nor the other campaigns
             self._campaign_failed(plan, record, error)
+        else:
+            if self.breaker.watched:
+                self.breaker.passed((plan.id, plan.version))
         if out:
             self._settle(member, out, record)
         if state.instances:
@@ -342,9 +349,13 @@ class PartitionEngine:
             if kind in SILENT:
                 pass
             elif kind == COMPLETED:
-                self._complete(
-                    Match(plan, member, instance, self._place(record), due, by if due is None else None), state
-                )
+                match = Match(plan, member, instance, self._place(record), due, by if due is None else None)
+                try:
+                    self._complete(match, state)
+                except Exception as error:  # as in _match_plan
+                    self._campaign_failed(plan, record, error)
+                    if self._decisions:
+                        self._out.decisions.append(describe(match, "suppressed", "campaign_failed"))
             elif self._decisions:  # evicted
                 owner = next((name for name, s in member.plans.items() if s is state), plan.id)
                 evicted = self.registry.plan_of(owner, instance.version) or plan
@@ -380,21 +391,15 @@ class PartitionEngine:
             self._out.decisions.append(decision)
             self._counts["decisions.late.cancelled_after_firing"] += 1
             if own.campaign.on_late == "cancel" and sent:
-                self._out.commands.append(
-                    CancelMessage(
-                        command_id=decision.command_id,
-                        member_id=member.member_id,
-                        campaign=plan.id,
-                        instance_id=decision.instance_id,
-                        reason="late_event",
-                        decided_at_ms=self.clock_ms,
-                        caused_at_ms=record.append_ms,
-                    )
-                )
+                self._out.commands.append(cancel_of(decision))
 
     def _campaign_failed(self, plan: Plan, record: Record, error: Exception) -> None:
+        self.breaker.failed((plan.id, plan.version))
+        self._failed(f"campaign {plan.id!r}", record, error)
+
+    def _failed(self, place: str, record: Record, error: Exception) -> None:
         self._counts["campaigns.failed"] += 1
-        self._refuse(record, "campaign-failed", f"campaign {plan.id!r}: {type(error).__name__} while matching")
+        self._refuse(record, "campaign-failed", f"{place}: {type(error).__name__} while matching")
 
     def _attribute(self, member: Member, event: Event, event_id: str, e: int, record: Record) -> None:
         forget_stale_touches(member, self.clock_ms, MAX_AGE_MS)
@@ -468,6 +473,7 @@ class PartitionEngine:
 
     def _control(self, record: Record, event: Event) -> None:
         findings = self.registry.apply(event, record.offset, self.clock_ms)
+        self.breaker.forget(str(event.data.get("campaign")))
         if findings:
             self._refuse(record, "bad-campaign", findings)
         self._counts["control"] += 1

@@ -14,6 +14,7 @@ from streams.patterns.match import CANCELLED, COMPLETED, KILLED
 from streams.patterns.nodes import MemberDate
 from streams.patterns.plan import Plan
 from streams.patterns.windows import aggregate_of
+from streams.registry import SUSPENDED
 from streams.replay import Line
 from streams.trace import Ending, Life, StepMatch, Tracer
 from streams.why import Miss, Seen, same_values
@@ -55,7 +56,7 @@ def explain(
             break
         tracer.take(record, event)
     fates = [seen.fate for seen in tracer.events]
-    names = sorted({*tracer.plans, *(name for name in tracer.campaigns if campaign in (None, name))})
+    names = sorted({*tracer.plans, *tracer.suspended, *(name for name in tracer.campaigns if campaign in (None, name))})
     return {
         "member_id": member_id,
         "known": bool(tracer.events),
@@ -82,7 +83,8 @@ def _at(at_ms: int | None) -> str | None:
 def _campaign(tracer: Tracer, name: str) -> dict[str, Any]:
     followed = tracer.campaigns.get(name)
     lives = followed.lives if followed else []
-    plan = tracer.plans.get(name) or lives[-1].plan
+    stopped = tracer.suspended.get(name)
+    plan = tracer.plans.get(name) or stopped or lives[-1].plan
     told = [_life(tracer, life) for life in lives[-LIVES_MAX:]]
     date = _next_date(tracer, plan)
     return {
@@ -90,7 +92,8 @@ def _campaign(tracer: Tracer, name: str) -> dict[str, Any]:
         "version": plan.version,
         "title": plan.campaign.title,
         "pattern": " ".join(plan.campaign.pattern.split()),
-        "state": _state(told, date),
+        "state": SUSPENDED if stopped else _state(told, date),
+        "suspended_at": _at(stopped.since_ms) if stopped else None,
         "caps": _caps(plan),
         "instances": told,
         "earlier_instances": len(lives) - len(told),

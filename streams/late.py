@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator
 
+from schemas.commands import CancelMessage
 from schemas.ids import instance_id
+from schemas.records import Decision
 from streams.decide import Match
 from streams.patterns.match import Moment
 from streams.patterns.plan import KEEP_SLACK_MS, MAX_AGE_MS, Plan
@@ -39,6 +41,19 @@ def forget_firing(campaign: str, member_id: str, state: PlanState, fired: Fired)
     state.late = tuple(kept for kept in state.late if kept is not fired)
     digest = digest_of_hex(instance_id(campaign, member_id, fired.correlation, fired.anchor))
     state.fired_ids = add(state.fired_ids, digest, FIRED_IDS_MAX)
+
+
+def cancel_of(decision: Decision) -> CancelMessage:
+    """Call back what was sent, for the `late` decision of a firing."""
+    return CancelMessage(
+        command_id=decision.command_id,
+        member_id=decision.member_id,
+        campaign=decision.campaign,
+        instance_id=decision.instance_id,
+        reason="late_event",
+        decided_at_ms=decision.decided_at_ms,
+        caused_at_ms=decision.caused_at_ms,
+    )
 
 
 def meets_firing(

@@ -34,6 +34,7 @@ _SUPPRESSED = {
     "no_address": "no address",
     "invalid_address": "the address cannot be used",
     "duplicate": "this very match had fired before",
+    "campaign_failed": "the campaign failed, see the dead letters",
 }
 
 
@@ -62,6 +63,8 @@ def _lines(told: Json) -> Iterator[str]:
 def _campaign(campaign: Json) -> Iterator[str]:
     yield f"{campaign['campaign']}: {campaign['state'].replace('_', ' ')}"
     yield f"  pattern: {campaign['pattern']}"
+    if campaign["suspended_at"]:
+        yield f"  stopped at {_when(campaign['suspended_at'])}: it failed too often; publish it again once it is mended"
     if campaign["earlier_instances"]:
         yield f"  {_many(campaign['earlier_instances'], 'earlier match', 'earlier matches')} not shown"
     for life in campaign["instances"]:

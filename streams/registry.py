@@ -12,7 +12,7 @@ import msgspec
 
 from schemas.campaign import Campaign
 from schemas.errors import StateError
-from schemas.events import CAMPAIGN_PUBLISHED, Event
+from schemas.events import CAMPAIGN_PUBLISHED, CAMPAIGN_SUSPENDED, Event
 from schemas.findings import errors
 from streams.campaigns import load_campaign
 from streams.patterns.plan import Plan
@@ -25,6 +25,7 @@ META_LIST = (
 META_TEXT = b"\x00campaign/"  # + id/version: [path, text]
 LIVE = "live"
 DRAINING = "draining"
+SUSPENDED = "suspended"  # stopped because it raised too often (streams/breaker.py); publishing it again closes that
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[Any]).decode
@@ -41,6 +42,7 @@ class Registry:
     def __init__(self, meta: Mapping[bytes, bytes], fixed: Sequence[Plan] | None) -> None:
         self.fixed = fixed is not None
         self.live: dict[str, Plan] = {}
+        self.suspended: dict[str, Plan] = {}  # by id; `since_offset` and `since_ms` say when it was stopped
         self._versions: dict[tuple[str, str], Plan] = {}
         self._until: dict[tuple[str, str], int] = {}
         self.generation = -1  # offset of the control record that made the present list; -1 before the first
@@ -77,7 +79,8 @@ class Registry:
         if self._changed:
             self._changed = False
             here = META_LIST + str(self.generation).encode()
-            listed = {here} | {_text_key(name, version) for name, version in self._versions}
+            stopped = {(plan.id, plan.version) for plan in self.suspended.values()}
+            listed = {here} | {_text_key(name, version) for name, version in self._versions.keys() | stopped}
             changes.update((key, text) for key, text in self._texts.items() if key in listed)
             self._unnamed = [key for key in self._known if key not in listed]
             self._known = listed
@@ -91,10 +94,14 @@ class Registry:
 
     def _listed(self) -> list[Any]:
         return [
-            [name, version, LIVE if self.live.get(name) is plan else DRAINING, self._until.get((name, version), 0),
-             plan.since_offset, plan.since_ms]
-            for (name, version), plan in sorted(self._versions.items(), key=lambda item: item[0])
-        ]  # fmt: skip
+            [p.id, p.version, state, self._until.get((p.id, p.version), 0), p.since_offset, p.since_ms]
+            for p, state in self._states()
+        ]
+
+    def _states(self) -> list[tuple[Plan, str]]:
+        found = [(p, LIVE if self.live.get(p.id) is p else DRAINING) for p in self._versions.values()]
+        found += [(plan, SUSPENDED) for plan in self.suspended.values()]
+        return sorted(found, key=lambda item: (item[0].id, item[0].version))
 
     def _restore(self, meta: Mapping[bytes, bytes]) -> None:
         if self.generation < 0:
@@ -114,7 +121,10 @@ class Registry:
             plan = Plan(campaign)
             plan.since_offset, plan.since_ms = since_offset, since_ms
             self._known.add(key)
-            self._add(plan, state, until)
+            if state == SUSPENDED:
+                self.suspended[name] = plan
+            else:
+                self._add(plan, state, until)
 
     def apply(self, event: Event, offset: int, clock_ms: int) -> str:
         """Apply a control record. Returns the findings as text if the campaign cannot be run, else ''."""
@@ -125,7 +135,7 @@ class Registry:
         self._retire(clock_ms)
         if event.type != CAMPAIGN_PUBLISHED:
             if isinstance(name, str):
-                self._withdraw(name)
+                self._stop(name, event, clock_ms)
             return ""
         text, path = event.data.get("yaml"), event.data.get("path")
         if not isinstance(text, str):
@@ -140,14 +150,14 @@ class Registry:
         """List every version: campaign, version, state, offset it was published at."""
         return [
             {
-                "campaign": name,
-                "version": version,
-                "state": LIVE if self.live.get(name) is plan else DRAINING,
+                "campaign": plan.id,
+                "version": plan.version,
+                "state": state,
                 "since_offset": plan.since_offset,
                 "title": plan.campaign.title,
                 "pattern": plan.campaign.pattern,
             }
-            for (name, version), plan in sorted(self._versions.items(), key=lambda item: item[0])
+            for plan, state in self._states()
         ]
 
     def _add(self, plan: Plan, state: str, until: int) -> None:
@@ -159,6 +169,8 @@ class Registry:
             self._until[ref] = until
 
     def _publish(self, campaign: Campaign, text: str, path: str, offset: int, clock_ms: int) -> None:
+        if self.suspended.pop(campaign.campaign, None) is not None:
+            self._change()
         old = self.live.get(campaign.campaign)
         if old is not None and old.version == campaign.version:
             return
@@ -178,6 +190,19 @@ class Registry:
     def _drain(self, plan: Plan, clock_ms: int) -> None:
         self._until[plan.id, plan.version] = clock_ms + plan.horizon_ms()
         self._change()
+
+    def _stop(self, name: str, event: Event, clock_ms: int) -> None:
+        """Withdraw a campaign, or suspend it: the same, but that it is remembered as stopped, and until when it ran."""
+        plan = self.live.get(name)
+        if event.type == CAMPAIGN_SUSPENDED:
+            if plan is None or plan.version != event.data.get("version"):
+                return  # said twice, or of a version that was replaced meanwhile
+            self.suspended[name] = Plan(plan.campaign)
+            self.suspended[name].since_offset, self.suspended[name].since_ms = self._offset, clock_ms
+            self._change()
+        elif self.suspended.pop(name, None) is not None:
+            self._change()
+        self._withdraw(name)
 
     def _withdraw(self, name: str) -> None:
         self.live.pop(name, None)

@@ -133,6 +133,12 @@ class Tracer:
         return {name: plan for name, plan in live.items() if self._only in (None, name)}
 
     @property
+    def suspended(self) -> dict[str, Plan]:
+        """Campaigns by id that were stopped for failing, those to be noted."""
+        stopped = self._engine.registry.suspended
+        return {name: plan for name, plan in stopped.items() if self._only in (None, name)}
+
+    @property
     def known(self) -> list[str]:
         """Ids of all campaigns that run."""
         return sorted(self._engine.registry.live)

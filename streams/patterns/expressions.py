@@ -26,6 +26,13 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _rounded(value: Any, places: int | None) -> Any:
+    try:
+        return round(value, places)
+    except (OverflowError, ValueError):  # beyond the largest number: missing, for no event may make a campaign fail
+        return None
+
+
 FUNCTIONS: dict[str, tuple[int, int]] = {
     # name: (fewest, most arguments)
     "lower": (1, 1),
@@ -156,7 +163,8 @@ def _call_values(call: Call) -> Values:
         def rounded(data: Data, aliases: Aliases, profile: Data, now: int) -> list[Any]:
             places = digits(data, aliases, profile, now) if digits else []
             count = int(places[0]) if places and _number(places[0]) else None
-            return [round(v, count) for v in arguments[0](data, aliases, profile, now) if _number(v)]
+            numbers = [v for v in arguments[0](data, aliases, profile, now) if _number(v)]
+            return [found for v in numbers if (found := _rounded(v, count)) is not None]
 
         return rounded
     function = _UNARY[call.name]

@@ -14,6 +14,7 @@ from schemas.commands import SendMessage
 from schemas.events import Record
 from schemas.ids import h128
 from schemas.records import DeadLetter, Decision
+from streams.breaker import Breaker
 from streams.epoch import Epoch
 from tables.store import StateStore
 
@@ -37,6 +38,7 @@ class CountingEngine:
             self.applied_offset, self.clock_ms = msgspec.msgpack.decode(stored)
         self._members: dict[bytes, list[Any]] = {}
         self._due: dict[bytes, int] = {key: due for due, key in store.due(None, 1_000_000)}
+        self.breaker = Breaker()
         self.computed_ahead = 0
         self.not_written = 0
 

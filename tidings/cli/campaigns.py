@@ -15,7 +15,14 @@ from agents.topics import EVENTS
 from schemas.campaign import Campaign
 from schemas.codec import decode_event, encode_event
 from schemas.errors import DecodeError, OperatorError
-from schemas.events import CAMPAIGN_PUBLISHED, CAMPAIGN_WITHDRAWN, CONTROL_TYPES, RECORDED_AT_HEADER, Event
+from schemas.events import (
+    CAMPAIGN_PUBLISHED,
+    CAMPAIGN_SUSPENDED,
+    CAMPAIGN_WITHDRAWN,
+    CONTROL_TYPES,
+    RECORDED_AT_HEADER,
+    Event,
+)
 from schemas.findings import ERROR
 from schemas.ids import h128
 from schemas.instants import instant_ms, instant_text
@@ -31,7 +38,8 @@ from tidings.web.ask import ask
 
 POLL_S = 0.25  # an edit is to be live within a second: a quarter to see it, the rest to check and send it
 READ_TIMEOUT_S = 30.0
-LIVE, WITHDRAWN, MIXED = "live", "withdrawn", "mixed"
+WITHDRAWN, MIXED = "withdrawn", "mixed"
+_STATES = {CAMPAIGN_PUBLISHED: "live", CAMPAIGN_WITHDRAWN: WITHDRAWN, CAMPAIGN_SUSPENDED: "suspended"}
 COLUMNS = ("campaign", "version", "state", "partitions", "published_at", "title")
 
 broker_option = click.option("--broker", metavar="local|HOST:PORT,…", help="The broker; default TIDINGS_BROKER.")
@@ -322,21 +330,23 @@ def from_log(settings: Settings) -> list[dict[str, Any]]:
     for partition, event in records:
         name = event.data.get("campaign")
         if isinstance(name, str):
-            last.setdefault(name, {})[partition] = event
+            copies = last.setdefault(name, {})
+            if event.type == CAMPAIGN_SUSPENDED and partition in copies:
+                event.data = {**copies[partition].data, **event.data}  # whose text is that of its publication
+            copies[partition] = event
     return [_row(name, last[name], count) for name in sorted(last)]
 
 
 def _row(name: str, copies: dict[int, Event], count: int) -> dict[str, Any]:
     newest = max(copies.values(), key=lambda event: event.occurred_at_ms)
     same = [e for e in copies.values() if (e.type, e.data.get("version")) == (newest.type, newest.data.get("version"))]
-    published = newest.type == CAMPAIGN_PUBLISHED
     whole = len(same) == count
-    text = newest.data.get("yaml") if published else ""
+    text = newest.data.get("yaml") if newest.type != CAMPAIGN_WITHDRAWN else ""
     campaign, _ = load_campaign(text if isinstance(text, str) else "", name)
     return {
         "campaign": name,
         "version": newest.data.get("version", ""),
-        "state": (LIVE if published else WITHDRAWN) if whole else MIXED,
+        "state": _STATES[newest.type] if whole else MIXED,
         "partitions": f"{len(same)}/{count}",
         "published_at": instant_text(newest.occurred_at_ms),
         "title": campaign.title if campaign is not None else "",

@@ -8,6 +8,7 @@ import platform
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from agents.metrics import Histogram
 from agents.records import Counters
+from streams.registry import SUSPENDED
 from tidings import VERSION
 
 if TYPE_CHECKING:  # Faust takes 0.7 s to import, and only engines need it
@@ -111,8 +113,19 @@ def engine_families(built: "EngineApp") -> list[Family]:
             "From the append of the deciding record until the broker acknowledged the command.",
             metrics.command_latency_ms,
         ),
+        gauge(
+            "tidings_campaigns_suspended",
+            "Partitions of this worker on which a campaign is stopped because it raised too often.",
+            [({"campaign": name}, count) for name, count in sorted(_suspended(built).items())],
+        ),
         *_partition_families(built),
     ]
+
+
+def _suspended(built: "EngineApp") -> Counter[str]:
+    engines = [built.worker.engine_of(partition) for partition in built.worker.tasks]
+    rows = [row for engine in engines if engine is not None for row in engine.campaigns_view()]
+    return Counter(row["campaign"] for row in rows if row["state"] == SUSPENDED)
 
 
 def _partition_families(built: "EngineApp") -> list[Family]:
