@@ -56,7 +56,8 @@ def explain(
             break
         tracer.take(record, event)
     fates = [seen.fate for seen in tracer.events]
-    names = sorted({*tracer.plans, *tracer.suspended, *(name for name in tracer.campaigns if campaign in (None, name))})
+    begun = {name for name, followed in tracer.campaigns.items() if followed.lives and campaign in (None, name)}
+    names = sorted({*tracer.plans, *tracer.suspended, *begun})
     return {
         "member_id": member_id,
         "known": bool(tracer.events),

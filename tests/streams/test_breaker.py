@@ -155,6 +155,12 @@ def test_explain_says_since_when_a_campaign_is_stopped() -> None:
     assert "stopped at 2026-03-02T00:01:00Z: it failed too often" in narrate(told)
 
 
+def test_explain_of_a_withdrawn_campaign_that_nothing_started_names_it_no_more() -> None:
+    picky = TEXT.replace(VIEW, f"{VIEW}[price > 5]", 1)
+    story = [published(picky), view(1), control("withdrawn", T + 2, campaign="bad")]
+    assert explain(read_log(json.dumps(e).encode() for e in story), None, "m1")["campaigns"] == []
+
+
 # ---------------------------------------------------------------- what raises where
 
 
