@@ -4,6 +4,7 @@ Each query gets a connection of its own to the one engine of the process (about 
 die with it, and it runs beside the sink's inserts, which chDB isolates like a server does.
 """
 
+import os
 import re
 import threading
 from collections.abc import Mapping
@@ -19,15 +20,17 @@ ERROR = re.compile(r"Code: (\d+)\. DB::Exception: (.*)", re.DOTALL)
 ERROR_NAME = re.compile(r"\(([A-Z][A-Z0-9_]+)\)\s*$")
 INNER_VERSION = re.compile(r" \(version [0-9.]+\)\.?")
 TRAILING_FORMAT = re.compile(r"\bFORMAT (\w+)(?: SETTINGS .*)?$")
-FORMAT_NAME = re.compile(r"^\w{1,64}$")
 # Settings a client may send; the first four only downwards. All others are refused: some name files or hosts.
 BOUNDED = ("max_execution_time", "max_result_rows", "max_result_bytes", "max_memory_usage")
 FREE = re.compile(
     r"^(output_format_(?!schema)\w+|format_csv_\w+|date_time_(in|out)put_format|session_timezone|final|extremes|join_use_nulls|join_algorithm"
-    r"|max_threads|max_block_size|max_rows_to_read|max_bytes_to_read|limit|offset|use_uncompressed_cache|cast_\w+|group_by_use_nulls"
+    r"|max_rows_to_read|max_bytes_to_read|limit|offset|use_uncompressed_cache|cast_\w+|group_by_use_nulls"
     r"|prefer_column_name_to_alias|log_comment|result_overflow_mode|allow_experimental_analyzer|enable_analyzer)$"
 )
-UNKNOWN_SETTING_CODE, READONLY_CODE = 115, 164
+# ClickHouse looks at the clock between blocks: what one block may be is bounded too, and goes only downwards.
+STEPS = {"max_block_size": 65_409, "max_threads": os.cpu_count() or 1}
+FIXED = {"allow_introspection_functions": 0, "function_range_max_elements_in_block": 10_000_000}
+READONLY_CODE = 164
 
 
 class QueryError(Exception):
@@ -40,8 +43,9 @@ class QueryError(Exception):
         self.message = message
 
     def text(self, version: str) -> str:
-        """Word it as ClickHouse does over HTTP."""
-        return f"Code: {self.code}. DB::Exception: {self.message} ({self.name}) (version {version} (chDB))\n"
+        """Word it as ClickHouse does over HTTP; without its version for those who are not logged in."""
+        said = f" (version {version} (chDB))" if version else ""
+        return f"Code: {self.code}. DB::Exception: {self.message} ({self.name}){said}\n"
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -83,6 +87,8 @@ class Reader:
         self._lock = threading.Lock()
         self._keep: Any = _connect(self._path)
         self._names = self._load_names()
+        formats = self._rows("SELECT lower(name) FROM system.formats WHERE is_output")
+        self._formats = frozenset(name for (name,) in formats)
         version, self.timezone = self._rows("SELECT version(), timezone()")[0]
         self.version = version
 
@@ -118,8 +124,6 @@ class Reader:
             raise QueryError(
                 497, "ACCESS_DENIED", f"Not enough privileges: this server answers on database {self._database} only"
             )
-        if not FORMAT_NAME.match(default_format):
-            raise QueryError(73, "UNKNOWN_FORMAT", "Unknown format")
         preamble = self._settings(settings or {})
         handle = self._open()
         try:
@@ -130,10 +134,15 @@ class Reader:
             self._permit(handle, canonical, dict(parameters or {}))
             explicit = TRAILING_FORMAT.search(canonical)
             chosen = explicit[1] if explicit else default_format
+            if chosen.lower() not in self._formats:  # chDB has more, which are objects of Python
+                raise QueryError(73, "UNKNOWN_FORMAT", "Unknown format")
             # What runs is the spelling that was judged, not the text that came.
             result = handle.query(canonical, chosen, params=dict(parameters or {}))
+            body = result.bytes() or b""
+            if len(body) > self._bounds.result_bytes:  # ClickHouse does not count what comes in one block
+                raise QueryError(396, "TOO_MANY_ROWS_OR_BYTES", "Limit for result exceeded")
             return Answer(
-                body=result.bytes() or b"",
+                body=body,
                 format=chosen,
                 read_rows=int(result.storage_rows_read()),
                 read_bytes=int(result.storage_bytes_read()),
@@ -159,9 +168,9 @@ class Reader:
             raise QueryError(refusal.code, refusal.name, refusal.message)
 
     def _settings(self, wanted: Mapping[str, str]) -> str:
-        values: dict[str, Any] = {**self._bounds.settings(), "allow_introspection_functions": 0}
+        values: dict[str, Any] = {**self._bounds.settings(), **STEPS, **FIXED}
         for name, value in wanted.items():
-            if name in BOUNDED:
+            if name in BOUNDED or name in STEPS:
                 number = int(value) if value.isdigit() and len(value) < 18 else 0
                 values[name] = min(number, values[name]) if number else values[name]
             elif FREE.match(name):
@@ -182,7 +191,9 @@ class Reader:
         ]
         tables = [name for (name,) in self._rows("SELECT name FROM system.table_functions")]
         databases = frozenset(name for (name,) in self._rows("SELECT name FROM system.databases"))
-        return Names(self._database, databases, refused_names(functions, tables))
+        known = self._rows("SELECT database, name FROM system.tables")
+        own = frozenset(name for database, name in known if database == self._database)
+        return Names(self._database, databases, refused_names(functions, tables), own)
 
     def _rows(self, query: str) -> list[tuple[str, ...]]:
         text = self._keep.query(query, "TabSeparatedRaw").bytes().decode()

@@ -7,6 +7,7 @@ statement kind, table, function and table function in it. What is not known to b
 the spelling that was judged.
 """
 
+import math
 import re
 from collections.abc import Iterable
 
@@ -43,9 +44,11 @@ TABLE_FUNCTIONS = frozenset(
 # Categories of system.functions that reach out of the database or into the process.
 REFUSED_CATEGORIES = frozenset({"AI", "Dictionary", "Embedded Dictionary", "Introspection", "Machine Learning"})
 # `hasColumnInTable` connects to a host, `sleep*` and `throwIf`-like helpers are no analysis, `joinGet` names a table
-# in a text.
+# in a text. Distances between texts take the product of their lengths in one step that no time limit interrupts.
 REFUSED_FUNCTIONS = frozenset(
-    {"file", "hascolumnintable", "sleep", "sleepeachrow", "joinget", "joingetornull", "catboostevaluate",
+    {"editdistance", "editdistanceutf8", "levenshteindistance", "levenshteindistanceutf8", "dameraulevenshteindistance",
+     "arraylevenshteindistance", "arraylevenshteindistanceweighted", "arraysimilarity", "generateserialid", "fuzzquery",
+     "file", "hascolumnintable", "sleep", "sleepeachrow", "joinget", "joingetornull", "catboostevaluate",
      "evalmlmethod",
      "getclienthttpheader", "showcertificate", "structuretocapnprotoschema", "structuretoprotobufschema"}
 )  # fmt: skip
@@ -61,6 +64,8 @@ SYSTEM_TABLES = frozenset(
         "warnings", "zeros", "zeros_mt",
     }
 )  # fmt: skip
+# How often a WITH query may be repeated inside the others: they are expanded before any limit counts.
+EXPANSIONS_MAX = 256
 NODE = re.compile(r"^( *)(\S+) ?(.*)$")
 # Texts in single quotes, names in backquotes (group 1), and parameters that stand for a name.
 QUOTED = re.compile(r"'(?:\\.|''|[^'\\])*'|`((?:\\.|[^`\\])*)`|(\{\s*\w+\s*:\s*Identifier\s*\})")
@@ -75,11 +80,12 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Names(msgspec.Struct, frozen=True):
-    """What the engine knows: our database, all databases, names of functions that are refused (lower case)."""
+    """What the engine knows: our database and its tables, all databases, refused functions' names (lower case)."""
 
     database: str
     databases: frozenset[str]
     refused: frozenset[str]
+    tables: frozenset[str] = frozenset()
 
 
 def refused_names(functions: Iterable[tuple[str, str]], table_functions: Iterable[str]) -> frozenset[str]:
@@ -112,6 +118,8 @@ def judge(tree: str, names: Names) -> Refusal | None:
     `judge_text` must have passed: then no line of the tree comes from inside a name, and texts are printed escaped.
     """
     path: list[str] = []
+    references: list[int] = []  # of each WITH query, those to what may be another one
+    open_: list[tuple[int, int]] = []  # (depth, place in `references`) of the WITH queries around this line
     for number, line in enumerate(tree.rstrip("\n").split("\n")):
         match = NODE.match(line)
         if match is None:
@@ -123,6 +131,16 @@ def judge(tree: str, names: Names) -> Refusal | None:
         if refusal is not None:
             return refusal
         path.append(kind)
+        while open_ and open_[-1][0] >= depth:
+            open_.pop()
+        if kind == "WithElement":
+            open_.append((depth, len(references)))
+            references.append(0)
+        elif kind == "TableIdentifier" and "." not in detail and detail not in names.tables:
+            for _, place in open_:
+                references[place] += 1
+    if math.prod(max(1, count) for count in references) > EXPANSIONS_MAX:
+        return _denied(f"WITH queries that repeat each other more than {EXPANSIONS_MAX} times")
     return None
 
 
@@ -146,6 +164,8 @@ def _node(kind: str, detail: str, path: list[str], names: Names) -> Refusal | No
         return _denied("INTO OUTFILE")
     if path == ["Explain"] and kind not in EXPLAINED:
         return _denied(f"EXPLAIN of {kind}")
+    if kind == "Set" and path != ["Explain"]:
+        return _denied("SETTINGS")  # ClickHouse checks those of the outermost query only
     if kind == "ColumnsApplyTransformer":
         return _denied("APPLY, which hides the function it calls")
     if kind == "Function":

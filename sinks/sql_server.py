@@ -11,11 +11,11 @@ Not here: sessions, external tables, compressed requests, roles. Errors carry Cl
 import asyncio
 import base64
 import binascii
-import gzip
 import hmac
 import os
 import secrets
 import threading
+import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -61,7 +61,7 @@ CONTENT_TYPES = {
 }
 # As ClickHouse maps them; what is not listed is 500.
 STATUSES = {
-    194: 401, 192: 403, 193: 403, 516: 403, 497: 403,
+    192: 403, 193: 403, 497: 403,
     36: 400, 43: 400, 44: 400, 53: 400, 62: 400, 69: 400, 42: 400, 35: 400, 456: 400, 457: 400, 386: 400, 27: 400, 38:
     400, 41: 400, 72: 400,
     46: 404, 47: 404, 50: 404, 60: 404, 63: 404, 73: 404, 81: 404, 115: 404,
@@ -160,21 +160,23 @@ class SqlServer:
 
     async def _answer(self, request: web.Request) -> web.Response:
         query_id = request.query.get("query_id") or secrets.token_hex(16)
-        headers = {
-            "X-ClickHouse-Query-Id": query_id if query_id.isascii() and query_id.isprintable() else "",
-            "X-ClickHouse-Server-Display-Name": "tidings",
-            "X-ClickHouse-Timezone": self._reader.timezone,
-        }
         if request.method == "GET" and "query" not in request.query and not request.can_read_body:
-            return web.Response(text="Ok.\n", headers=headers)
+            return web.Response(text="Ok.\n")
+        headers = {"Server": "tidings"}
         try:
             self._log_in(request)
+        except QueryError as error:
+            headers["X-ClickHouse-Exception-Code"] = str(error.code)
+            headers["WWW-Authenticate"] = 'Basic realm="ClickHouse server HTTP API"'
+            return web.Response(status=401, text=error.text(""), headers=headers)
+        headers["X-ClickHouse-Query-Id"] = query_id if query_id.isascii() and query_id.isprintable() else ""
+        headers["X-ClickHouse-Server-Display-Name"] = "tidings"
+        headers["X-ClickHouse-Timezone"] = self._reader.timezone
+        try:
             answer = await self._run(request, await _query_text(request))
         except QueryError as error:
             status = STATUSES.get(error.code, 500)
             headers["X-ClickHouse-Exception-Code"] = str(error.code)
-            if status == 401:
-                headers["WWW-Authenticate"] = 'Basic realm="ClickHouse server HTTP API"'
             return web.Response(status=status, text=error.text(self._reader.version), headers=headers)
         headers["X-ClickHouse-Format"] = answer.format
         headers["X-ClickHouse-Summary"] = _summary(answer)
@@ -255,12 +257,23 @@ async def _query_text(request: web.Request) -> str:
     if encoding not in ("identity", "", "gzip", "deflate"):
         raise QueryError(48, "NOT_IMPLEMENTED", "Content-Encoding of a request: gzip or none")
     if body[:2] == b"\x1f\x8b":  # aiohttp unpacks bodies that say so; this one did not
-        body = gzip.decompress(body)
+        body = _unpacked(body)
     try:
         text = body.decode()
     except UnicodeDecodeError:
         raise QueryError(62, "SYNTAX_ERROR", "Syntax error: the query is not UTF-8") from None
     return "\n".join(part for part in (request.query.get("query", ""), text) if part)
+
+
+def _unpacked(body: bytes) -> bytes:
+    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        found = unpacking.decompress(body, MAX_QUERY_BYTES)
+    except zlib.error:
+        raise QueryError(62, "SYNTAX_ERROR", "Syntax error: the query is no gzip") from None
+    if not unpacking.eof:
+        raise QueryError(223, "QUERY_IS_TOO_LARGE", f"A query may have {MAX_QUERY_BYTES} bytes, and all of them")
+    return found
 
 
 def _summary(answer: Answer) -> str:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-import streams.engine
 from agents.topics import EVENTS
 from schemas.codec import decode_event, encode_event
 from schemas.events import CAMPAIGN_PUBLISHED, CAMPAIGN_SUSPENDED, Event
 from streams.breaker import FAILED_MAX
 from streams.engine import PartitionEngine
+from streams.patterns.start import try_start
 from tests.agents.engine_bench import in_thread, read_all, start_broker, until, worker
 from tests.agents.test_engine_worker import running
 from tidings.brokers.memory import MemoryBroker
@@ -32,7 +32,7 @@ def broker() -> Iterator[MemoryBroker]:
 async def test_a_campaign_that_keeps_raising_is_stopped_and_publishing_it_again_closes_that(
     broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = streams.engine.try_start
+    start = try_start
 
     def fails(plan, *args):
         if plan.id == "bad":
@@ -54,7 +54,7 @@ async def test_a_campaign_that_keeps_raising_is_stopped_and_publishing_it_again_
     def states(built) -> dict[str, str]:
         return {row["campaign"]: row["state"] for row in campaigns_page(built.worker)["campaigns"]}
 
-    monkeypatch.setattr(streams.engine, "try_start", fails)
+    monkeypatch.setattr("streams.engine.try_start", fails)
     async with running(worker(broker.bootstrap, tmp_path, PartitionEngine)) as built:
         for name in ("bad", "good"):
             await in_thread(publish, name)
@@ -64,7 +64,7 @@ async def test_a_campaign_that_keeps_raising_is_stopped_and_publishing_it_again_
         await until(lambda: built.metrics.decisions["eligible:no_send"] == FAILED_MAX + 10, "the other campaign")
         assert built.metrics.dead_letters == {"campaign-failed": FAILED_MAX}
         assert 'tidings_campaigns_suspended{campaign="bad"} 1' in render(engine_families(built))
-        monkeypatch.setattr(streams.engine, "try_start", start)
+        monkeypatch.setattr("streams.engine.try_start", start)
         await in_thread(publish, "bad")
         await until(lambda: states(built) == {"bad": "live", "good": "live"}, "the campaign again")
         assert "tidings_campaigns_suspended{" not in render(engine_families(built))

@@ -157,10 +157,10 @@ def test_ping_needs_no_login_and_a_query_does(served: Served) -> None:
     status, body, headers = served.ask(
         "SELECT 1", headers={"X-ClickHouse-User": "default", "X-ClickHouse-Key": "wrong"}
     )
-    assert (status, headers["X-ClickHouse-Exception-Code"]) == (403, "516")
+    assert (status, headers["X-ClickHouse-Exception-Code"]) == (401, "516")
     assert body.startswith("Code: 516. DB::Exception: ")
     assert PASSWORD not in body
-    assert served.ask("SELECT 1", headers={"X-ClickHouse-User": "admin", "X-ClickHouse-Key": PASSWORD})[0] == 403
+    assert served.ask("SELECT 1", headers={"X-ClickHouse-User": "admin", "X-ClickHouse-Key": PASSWORD})[0] == 401
 
 
 @pytest.mark.parametrize(
