@@ -16,6 +16,8 @@ Values = Callable[[Data, Aliases, Data, int], list[Any]]
 Judge = Callable[[Data, Aliases, Data, int], bool]
 
 ITEMS = "items"
+PAIRS_MAX = 64  # of leaves compared one by one; above, in another way with the same answer
+CONTAINS_MAX = 64  # values that one `contains` looks for: the first ones
 
 
 def _length(value: Any) -> Any:
@@ -212,9 +214,35 @@ def _compare(expr: Compare) -> Judge:
 
     def judge(data: Data, aliases: Aliases, profile: Data, now: int) -> bool:
         options = scalars(right(data, aliases, profile, now))
-        return bool(options) and any(test(a, b) for a in scalars(left(data, aliases, profile, now)) for b in options)
+        if not options:
+            return False
+        found = scalars(left(data, aliases, profile, now))
+        if len(found) * len(options) > PAIRS_MAX:
+            return _any_pair(expr.op, test, found, options)
+        return any(test(a, b) for a in found for b in options)
 
     return judge
+
+
+def _any_pair(op: str, test: Callable[[Any, Any], bool], found: list[Any], options: list[Any]) -> bool:
+    """Tell whether any pair satisfies a comparison, in linear time: an event full of items must not cost the square."""
+    if op == "=":
+        return not _keyed(found).isdisjoint(_keyed(options))
+    return any(test(a, b) for a in _extremes(op, found) for b in _extremes(op, options))
+
+
+def _keyed(values: list[Any]) -> set[tuple[bool, Any]]:
+    """Make values comparable as `equal` compares them: true is not 1."""
+    return {(isinstance(value, bool), value) for value in values}
+
+
+def _extremes(op: str, values: list[Any]) -> list[Any]:
+    """Keep those on which a comparison depends: two that differ, or the least and the greatest number and text."""
+    if op == "!=":
+        return [value for _, value in list(dict.fromkeys((isinstance(v, bool), v) for v in values))[:2]]
+    numbers = [value for value in values if _number(value)]
+    texts = [value for value in values if isinstance(value, str)]
+    return [extreme for kind in (numbers, texts) if kind for extreme in (min(kind), max(kind))]
 
 
 def _compare_attribute(parts: tuple[str, ...], test: Callable[[Any, Any], bool], constant: Any) -> Judge:
@@ -234,7 +262,7 @@ def _contains(expr: Compare) -> Judge:
     left, right = compile_values(expr.left), compile_values(expr.right)
 
     def judge(data: Data, aliases: Aliases, profile: Data, now: int) -> bool:
-        wanted = scalars(right(data, aliases, profile, now))
+        wanted = scalars(right(data, aliases, profile, now))[:CONTAINS_MAX]
         for value in left(data, aliases, profile, now):
             for part in wanted:
                 if isinstance(value, list):
@@ -254,6 +282,9 @@ def _in(expr: In) -> Judge:
     def judge(data: Data, aliases: Aliases, profile: Data, now: int) -> bool:
         allowed = [v for option in options for v in scalars(option(data, aliases, profile, now))]
         found = scalars(left(data, aliases, profile, now))
+        if len(found) * len(allowed) > PAIRS_MAX:
+            keys = _keyed(allowed)
+            return any(((isinstance(v, bool), v) in keys) is not negated for v in found)
         return any(any(equal(v, option) for option in allowed) is not negated for v in found)
 
     return judge
