@@ -6,7 +6,7 @@ Faust, in tests/agents/test_faust_contract.py. Why each override is needed: docs
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import faust
@@ -18,6 +18,10 @@ from faust.types.tuples import ConsumerMessage, Message, ack_lock
 from mode import Service
 
 MAX_BATCH_RECORDS = 5_000  # a 1 MiB fetch of ~200 B events; bounds one epoch to tens of ms of compute
+MAX_BATCH_BYTES = 4 << 20  # as well: a compressed fetch may hold any number of large records
+HELD_BYTES_MAX = 64 << 20  # of records fetched and not yet durable, over all partitions; nothing is fetched above it
+RECORD_BYTES = 500  # the objects of one record beside its value; an estimate on the safe side
+ROOM_S = 0.02
 FETCH_MAX_WAIT_MS = 20  # Faust's fixed 1,500 ms lets a drained partition hold up its busy neighbours
 WATCH_S = 1.0
 _COMMIT_TRIES = 2
@@ -32,12 +36,35 @@ class BatchScheduler(SchedulingStrategyT):
         """Keep nothing; Faust's base class asks for this method."""
 
     def iterate(self, records: Mapping[TP, list[Any]]) -> Iterator[tuple[TP, Any]]:
-        """Cut each partition's records into lists of at most MAX_BATCH_RECORDS, in log order."""
-        longest = max((len(found) for found in records.values()), default=0)
-        for start in range(0, longest, MAX_BATCH_RECORDS):
-            for tp, found in records.items():
-                if start < len(found):
-                    yield tp, found[start : start + MAX_BATCH_RECORDS]
+        """Cut each partition's records into lists of at most MAX_BATCH_RECORDS and MAX_BATCH_BYTES, in log order."""
+        left = {tp: _batches(found) for tp, found in records.items()}
+        while left:
+            for tp in list(left):
+                batch = next(left[tp], None)
+                if batch is None:
+                    del left[tp]
+                else:
+                    yield tp, batch
+
+
+def size_of(records: Sequence[Any]) -> int:
+    """Estimate what records of aiokafka take in memory."""
+    return RECORD_BYTES * len(records) + sum(len(record.value or b"") for record in records)
+
+
+def _batches(records: list[Any]) -> Iterator[list[Any]]:
+    for start in range(0, len(records), MAX_BATCH_RECORDS):
+        found = records[start : start + MAX_BATCH_RECORDS]
+        if size_of(found) <= MAX_BATCH_BYTES:
+            yield found
+            continue
+        begin, size = 0, 0
+        for place, record in enumerate(found):
+            size += size_of((record,))
+            if size > MAX_BATCH_BYTES and place > begin:
+                yield found[begin:place]
+                begin, size = place, size_of((record,))
+        yield found[begin:]
 
 
 class BatchMessage(ConsumerMessage):
@@ -67,14 +94,21 @@ class BatchSchema(Schema[Any, Any]):
 
 
 class OffsetTracker:
-    """Which batches of a partition were delivered, and up to where all of them are acked."""
+    """Which batches of a partition were delivered, and up to where all of them are acked.
+
+    `held_bytes`: of all batches delivered and not acked.
+    """
 
     def __init__(self) -> None:
+        self.held_bytes = 0
+        self._sizes: dict[TP, dict[int, int]] = {}
         self._delivered: dict[TP, deque[int]] = {}
         self._acked: dict[TP, set[int]] = {}
 
-    def delivered(self, tp: TP, last_offset: int) -> None:
+    def delivered(self, tp: TP, last_offset: int, size: int = 0) -> None:
         """Note a batch handed to the app, in log order."""
+        self._sizes.setdefault(tp, {})[last_offset] = size
+        self.held_bytes += size
         self._delivered.setdefault(tp, deque()).append(last_offset)
 
     def ack(self, tp: TP, last_offset: int) -> bool:
@@ -82,6 +116,7 @@ class OffsetTracker:
         if last_offset not in self._delivered.get(tp, ()):
             return False
         self._acked.setdefault(tp, set()).add(last_offset)
+        self.held_bytes -= self._sizes[tp].pop(last_offset, 0)
         return True
 
     def committable(self, tp: TP) -> int | None:
@@ -99,6 +134,7 @@ class OffsetTracker:
         for tp in list(self._delivered) if tps is None else tps:
             self._delivered.pop(tp, None)
             self._acked.pop(tp, None)
+            self.held_bytes -= sum(self._sizes.pop(tp, {}).values())
 
 
 class BatchConsumerThread(driver.AIOKafkaConsumerThread):
@@ -108,6 +144,17 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS  # noqa: SLF001 - no setting for it; read when it starts
         return consumer
+
+    async def getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:
+        """Fetch no more records than there is room for, by the mean size of those seen last."""
+        consumer: Any = self._ensure_consumer()
+        return await self.call_thread(
+            self._fetch_records, consumer, active_partitions, timeout=timeout, max_records=self._room()
+        )
+
+    def _room(self) -> int:
+        consumer: Any = self.consumer
+        return max(1, int(HELD_BYTES_MAX - consumer.tracker.held_bytes) // int(consumer.mean_bytes))
 
     def coordination_error(self) -> BaseException | None:
         """Return what ended aiokafka's part in the consumer group. Faust never asks, and would wait for ever."""
@@ -135,6 +182,7 @@ class BatchConsumer(driver.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.tracker = OffsetTracker()
+        self.mean_bytes = 4_096  # of a record and what is around it; cautious until the first batch
         self.quiesce: RevokeHook | None = None
         self.released: RevokeHook | None = None
         self.rewind: Callable[[Mapping[TP, int]], Mapping[TP, int]] | None = None
@@ -153,9 +201,19 @@ class BatchConsumer(driver.Consumer):
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
         message = BatchMessage(tp, record, self.app.consumer_generation_id)
+        size = size_of(record)
+        self.mean_bytes = max(RECORD_BYTES, size // len(record))
         if self.app.topics.acks_enabled_for(tp.topic):
-            self.tracker.delivered(tp, message.offset)
+            self.tracker.delivered(tp, message.offset, size)
         return message
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
+        """Fetch, unless what was fetched before waits for the broker or the disk: then memory would be the queue."""
+        if self.tracker.held_bytes >= HELD_BYTES_MAX:
+            await asyncio.sleep(ROOM_S)
+            return  # asked again at once; meanwhile partitions may have been taken away
+        async for tp, message in super().getmany(timeout):
+            yield tp, message
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Do nothing: delivered ranges are contiguous by construction, holes in the log lie inside them."""

@@ -15,7 +15,7 @@ import faust
 import structlog
 from faust.types import TP
 
-from agents.batching import BatchConsumer, Sent
+from agents.batching import MAX_BATCH_BYTES, BatchConsumer, Sent, size_of
 from agents.member_table import StateTable
 from agents.metrics import EngineMetrics
 from agents.outbox import Outbox
@@ -25,8 +25,9 @@ from streams.breaker import Breaker
 from streams.epoch import Epoch
 from tables.store import StateStore
 
-QUEUED_BATCHES = 4  # per partition; with Faust's own small queue this bounds what waits in memory
+QUEUED_BATCHES = 4  # per partition; how many bytes wait in all is bounded by the consumer (agents/batching.py)
 EPOCH_RECORDS = 5_000  # a batch is never split, so an epoch may exceed this by one batch
+EPOCH_BYTES = MAX_BATCH_BYTES  # likewise
 EPOCHS_IN_FLIGHT = 2  # one being made durable, one computed ahead
 LEASE_BEAT_S = 0.2
 LOG_APPEND_TIME = 1  # Kafka's timestamp type: the broker's clock
@@ -191,12 +192,13 @@ class PartitionTask:
                 self._let_go(events[0])
                 continue
             await self._slots.acquire()
-            waiting = len(events[0].value)
+            waiting, size = len(events[0].value), size_of(events[0].value)
             # What piled up becomes one epoch. Not while closing: batches before it may have been dropped from the queue
             # already, and an epoch with a hole would let `applied` pass records that were never applied.
-            while waiting < EPOCH_RECORDS and not self.closing and not self._incoming.empty():
+            while waiting < EPOCH_RECORDS and size < EPOCH_BYTES and not (self.closing or self._incoming.empty()):
                 events.append(self._incoming.get_nowait())
                 waiting += len(events[-1].value)
+                size += size_of(events[-1].value)
             began = time.perf_counter()
             epoch = self.engine.run(self._records(events))
             self._worker.lease.check()

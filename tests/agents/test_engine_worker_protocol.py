@@ -10,7 +10,15 @@ import pytest
 from aiokafka.structs import RecordMetadata, TopicPartition
 from faust.types import TP
 
-from agents.batching import BatchConsumer, BatchScheduler, OffsetTracker, Sent
+from agents.batching import (
+    MAX_BATCH_BYTES,
+    RECORD_BYTES,
+    BatchConsumer,
+    BatchScheduler,
+    OffsetTracker,
+    Sent,
+    size_of,
+)
 from agents.engine_worker import EPOCH_RECORDS, EPOCHS_IN_FLIGHT, Lease, PartitionTask
 from agents.metrics import EngineMetrics
 from agents.outbox import Outbox
@@ -289,7 +297,44 @@ def test_ack_of_another_generation_moves_nothing_and_is_not_waited_for(generatio
 
 def test_scheduler_takes_turns_between_partitions_and_keeps_log_order() -> None:
     other = TP("events", 1)
-    records = {EVENTS: list(range(EPOCH_RECORDS + 2)), other: [1, 2]}
+    records = {EVENTS: sized(*[2] * (EPOCH_RECORDS + 2)), other: sized(2, 2)}
     found = list(BatchScheduler().iterate(records))
     assert [(tp.partition, len(part)) for tp, part in found] == [(0, EPOCH_RECORDS), (1, 2), (0, 2)]
     assert found[0][1] + found[2][1] == records[EVENTS]
+
+
+def sized(*sizes: int) -> list[Any]:
+    return [SimpleNamespace(value=b"x" * size) for size in sizes]
+
+
+def test_large_records_are_cut_into_batches_by_their_bytes_and_none_is_lost() -> None:
+    half = MAX_BATCH_BYTES // 2
+    records = sized(half, 1, half, 10, 2 * MAX_BATCH_BYTES, 5, half - RECORD_BYTES, half - RECORD_BYTES)
+    found = [batch for _, batch in BatchScheduler().iterate({EVENTS: records})]
+    assert [len(batch) for batch in found] == [2, 2, 1, 2, 1]
+    assert [record for batch in found for record in batch] == records
+    assert all(size_of(batch) <= MAX_BATCH_BYTES for batch in found if len(batch) > 1)
+
+
+def test_held_bytes_are_those_delivered_and_neither_acked_nor_taken_away() -> None:
+    tracker, other = OffsetTracker(), TP("events", 1)
+    for tp, last, size in ((EVENTS, 9, 100), (EVENTS, 19, 50), (other, 3, 7)):
+        tracker.delivered(tp, last, size)
+    assert tracker.held_bytes == 157
+    for _ in range(2):  # said twice, it counts once
+        tracker.ack(EVENTS, 19)
+    assert tracker.held_bytes == 107
+    tracker.forget({EVENTS})
+    assert tracker.held_bytes == 7
+    tracker.forget()
+    assert tracker.held_bytes == 0
+
+
+async def test_an_epoch_is_bounded_in_bytes(bench: Bench) -> None:
+    for first in range(3):
+        batch = bench.batch(first, 1)
+        batch.value[0].value = b"x" * (MAX_BATCH_BYTES - RECORD_BYTES)
+        await bench.task.accept(batch)
+    await settle()
+    assert bench.engine.not_written == EPOCHS_IN_FLIGHT  # one batch each, though three were there
+    assert bench.engine.applied_offset == EPOCHS_IN_FLIGHT - 1

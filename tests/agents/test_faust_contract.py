@@ -30,9 +30,17 @@ def test_faust_is_the_series_that_was_read() -> None:
 @pytest.mark.parametrize(
     ("ours", "base", "names"),
     [
-        (BatchConsumer, driver.Consumer, ["_new_consumer_thread", "_to_message", "_add_gap", "ack", "_new_offset"]),
+        (
+            BatchConsumer,
+            driver.Consumer,
+            ["_new_consumer_thread", "_to_message", "_add_gap", "ack", "_new_offset", "getmany"],
+        ),
         (BatchConsumer, Consumer, ["on_partitions_revoked", "perform_seek"]),
-        (BatchConsumerThread, driver.AIOKafkaConsumerThread, ["_create_worker_consumer", "verify_event_path"]),
+        (
+            BatchConsumerThread,
+            driver.AIOKafkaConsumerThread,
+            ["_create_worker_consumer", "verify_event_path", "getmany"],
+        ),
         (BatchProducer, driver.Producer, ["_settings_extra"]),
         (BatchApp, App, ["_new_transport", "_new_producer_transport", "_consumer_wait_empty", "on_start"]),
     ],
