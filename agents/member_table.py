@@ -3,6 +3,7 @@
 Reads and writes of the engine go to the partition stores directly; the mapping interface of a Faust table is refused.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
@@ -129,10 +130,20 @@ class StateTable(faust.Table[Any, Any]):
         """Hand the partitions over to the worker. Faust drops what is raised here, so the app is ended."""
         try:
             await super().on_recovery_completed(active_tps, standby_tps)
+            await self._index_hints({tp.partition for tp in active_tps | standby_tps})
             if self.recovered is not None:
                 self.recovered({tp.partition for tp in active_tps})
         except Exception as error:
             self._crash_app(error)
+
+    async def _index_hints(self, partitions: set[int]) -> None:
+        """Make the timer hints of stores that were filled from nothing, in turns with the loop's other work.
+
+        A store closed by a rebalance meanwhile goes on where it is opened next.
+        """
+        for partition in sorted(partitions):
+            while (store := self.stores.get(partition)) is not None and store.index_hints():
+                await asyncio.sleep(0)
 
     async def on_stop(self) -> None:
         """Let the worker finish, then close every store."""

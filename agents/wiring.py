@@ -19,7 +19,8 @@ from agents.pacemaker import BEAT_S, Pacemaker
 from agents.topics import APP_ID, CHANGELOG, EVENTS, LARGE_MESSAGE_BYTES_MAX, TABLE
 from tables.codec import fire_at_of
 from tables.declare import MemberStores
-from tables.rocks import FireAt, RocksResources
+from tables.rocks import RocksResources
+from tables.store import FireAt
 
 # Events in Faust's queues are batches of up to 5,000 records: 8 of them, not 4,096.
 _TOPIC_QUEUE = 8

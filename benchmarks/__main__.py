@@ -31,7 +31,7 @@ from benchmarks.tables import console_table, write_pages
 from schemas.errors import OperatorError
 from tidings.layout import require_own_packages
 
-QUESTIONS = ("replay_speed", "campaigns_curve", "ingest", "member_bytes", "sink_rate", "worker_rate")
+QUESTIONS = ("replay_speed", "campaigns_curve", "ingest", "member_bytes", "recovery", "sink_rate", "worker_rate")
 ON_REQUEST = ("latency", "beside_peers")  # need Java; the peers fetch a gigabyte besides
 QUICK = 0.05
 SECONDS_UNKNOWN = 20.0  # a question that was never measured here, for the bar

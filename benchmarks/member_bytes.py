@@ -1,104 +1,118 @@
 """How many bytes does one member take?"""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from benchmarks.harness import Row, Scale, quantile
 from benchmarks.replay_speed import PATTERN, plan_of
 from benchmarks.workload import w
 from schemas.codec import encode_event
+from schemas.errors import StateError
 from schemas.events import Record
 from streams.engine import PartitionEngine
+from tables.codec import decode_member, encode_member
 from tables.rocks import RocksStore
-from tables.store import Hint
+from tables.store import Hint, MemoryStore
 from tidings.collector import quiet_gc
 
 NAME = "member_bytes"
 QUESTION = "How many bytes does a member's record take after 4 h of workload W, encoded and on disk?"
 METHOD = (
     "Workload W through the engine with all outputs, epochs of 4,096 records. Encoded: the record's bytes as the last "
-    "epoch that touched it wrote them, without its key. On disk: all records, hints and meta in one RocksDB as the "
-    "worker opens it, files after close, log included. No timing; the same at every run."
+    "epoch that touched it wrote them, without its key; then the share of each field. On disk: all records, hints and "
+    "meta in one RocksDB as the worker opens it, data files after compaction. These sizes are the same at every run. "
+    "Codec: CPU of one decode and one encode, the best of five."
 )
 EVENTS, MEMBERS = 1_000_000, 100_000
 BATCH = 4_096
 
 
-class KeptBytes:
-    """A store of members' newest bytes and their hints, fast enough for any number; asked for nothing else."""
-
-    def __init__(self) -> None:
-        self.members: dict[bytes, bytes] = {}
-        self.hints: dict[bytes, int | None] = {}
-        self.metas: dict[bytes, bytes | None] = {}
-
-    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """See StateStore."""
-        return [self.members.get(key) for key in keys]
-
-    def meta(self) -> dict[bytes, bytes]:
-        """See StateStore: begins empty."""
-        return {}
-
-    def due(self, after: tuple[int, bytes] | None, limit: int) -> list[tuple[int, bytes]]:
-        """See StateStore: begins empty, and the engine keeps its own queue from then on."""
-        return []
-
-    def write(
-        self,
-        members: Mapping[bytes, bytes | None],
-        meta: Mapping[bytes, bytes | None],
-        hints: Sequence[Hint],
-        changelog_offset: int | None,
-    ) -> None:
-        """See StateStore."""
-        for key, value in members.items():
-            if value is None:
-                self.members.pop(key, None)
-            else:
-                self.members[key] = value
-        self.metas.update(meta)
-        self.hints.update((key, new) for key, _, new in hints)
-
-    def changelog_offset(self) -> int | None:
-        """See StateStore."""
-        return None
-
-    def close(self) -> None:
-        """See StateStore."""
+# Fields of a record in their order; those of a campaign follow `plans`, of which they are parts.
+FIELDS = ("format", "fire_at_ms", "applied", "base_ms", "places", "recent", "plans", "history", "profile", "notes",
+          "touches")  # fmt: skip
+PLAN_FIELDS = ("plans: instances", "plans: late", "plans: fired_ids", "plans: fired", "plans: counts")
 
 
-def on_disk(store: KeptBytes) -> int:
-    """Write it all to a RocksDB in a directory that is deleted afterwards; bytes of its files."""
+def state_of_w(
+    members: int, events_each: int = EVENTS // MEMBERS, progress: Callable[[float], None] = lambda share: None
+) -> MemoryStore:
+    """Run workload W through the engine."""
+    count = members * events_each
+    store = MemoryStore()
+    engine = PartitionEngine(0, store, campaigns=[plan_of("browse_abandon", PATTERN)])
+    batch: list[Record] = []
+    with quiet_gc():
+        for offset, event in enumerate(w(1, count, members)):
+            batch.append(Record(offset, event.occurred_at_ms, None, encode_event(event)))
+            if len(batch) == BATCH or offset == count - 1:
+                epoch = engine.run(batch)
+                store.write(epoch.members, epoch.meta, epoch.hints, offset)
+                engine.written(epoch)
+                batch = []
+                progress(offset / count)
+    return store
+
+
+def by_field(records: Iterable[bytes]) -> dict[str, int]:
+    """Add up the bytes of each field, those of campaigns apart."""
+    pack, unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(list[Any]).decode
+    found: Counter[str] = Counter()
+    for record in records:
+        fields = dict(zip(FIELDS, unpack(record), strict=False))
+        for state in fields.pop("plans", {}).values():
+            found.update({name: len(pack(part)) for name, part in zip(PLAN_FIELDS, state, strict=False)})
+        found.update({name: len(pack(field)) for name, field in fields.items()})
+    return dict(found)
+
+
+def on_disk(store: MemoryStore) -> tuple[int, int]:
+    """Write it all to a RocksDB in a directory that is deleted afterwards; bytes of its files, settled and not."""
     with tempfile.TemporaryDirectory() as place:
         rocks = RocksStore(Path(place) / "members.db")
-        keys = list(store.members)
+        keys, due = list(store.members), {key: at for at, key in store.hints}
         for start in range(0, len(keys), BATCH):
             chunk = keys[start : start + BATCH]
-            hints: list[Hint] = [(key, None, store.hints.get(key)) for key in chunk]
+            hints: list[Hint] = [(key, None, due.get(key)) for key in chunk]
             rocks.write({key: store.members[key] for key in chunk}, store.metas, hints, start)
         rocks.close()
-        return sum(path.stat().st_size for path in Path(place).rglob("*") if path.is_file())
+        as_written = files_bytes(Path(place))
+        rocks = RocksStore(Path(place) / "members.db")
+        rocks.settle()
+        settled = sum(rocks.file_bytes())
+        rocks.close()
+        return settled, as_written
+
+
+def files_bytes(place: Path) -> int:
+    """Add up the sizes of all files below a directory."""
+    return sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+
+
+def microseconds(records: Mapping[bytes, bytes]) -> tuple[float, float]:
+    """Measure CPU per decode and per encode: the best of five, for the lowest is the least disturbed."""
+    chosen = [(key.decode(), record) for key, record in list(records.items())[:4_000]]
+    best = [float("inf"), float("inf")]
+    with quiet_gc():
+        for _ in range(5):
+            began = time.process_time()
+            members = [decode_member(member_id, record) for member_id, record in chosen]
+            between = time.process_time()
+            again = [encode_member(member, member.hint) for member in members]
+            best = [min(best[0], between - began), min(best[1], time.process_time() - between)]
+            if again != [record for _, record in chosen]:
+                raise StateError("member_bytes: a record decoded and encoded is another one")
+    return best[0] / len(chosen) * 1e6, best[1] / len(chosen) * 1e6
 
 
 def run(scale: Scale) -> list[Row]:
     """Measure."""
-    count = scale.of(EVENTS)
-    store = KeptBytes()
-    engine = PartitionEngine(0, store, campaigns=[plan_of("browse_abandon", PATTERN)])
-    batch: list[Record] = []
-    written = 0
-    with quiet_gc():
-        for offset, event in enumerate(w(1, count, scale.of(MEMBERS))):
-            batch.append(Record(offset, event.occurred_at_ms, None, encode_event(event)))
-            if len(batch) == BATCH or offset == count - 1:
-                epoch = engine.run(batch)
-                written += sum(len(value) for value in epoch.members.values() if value is not None)
-                store.write(epoch.members, epoch.meta, epoch.hints, None)
-                engine.written(epoch)
-                batch = []
-                scale.progress(offset / count * 0.9, "applying")
+    store = state_of_w(scale.of(MEMBERS), progress=lambda share: scale.progress(share * 0.9, "applying"))
     sizes = sorted(len(value) for value in store.members.values())
     members = len(sizes)
     mean = sum(sizes) / members
@@ -109,7 +123,13 @@ def run(scale: Scale) -> list[Row]:
         "p99": quantile(sizes, 0.99),
         "most": sizes[-1],
         "key": round(sum(map(len, store.members)) / members, 1),
-        "changelog bytes per event": round(written / count, 1),
     }
-    disk = on_disk(store) / members
-    return [encoded, Row(case="on disk", unit="member", items=members, gated=disk, more={"mean": round(disk, 1)})]
+    fields = Row(case="by field", unit="member", items=members)
+    fields.more = {name: round(size / members, 1) for name, size in sorted(by_field(store.members.values()).items())}
+    settled, as_written = (size / members for size in on_disk(store))
+    disk = Row(case="on disk", unit="member", items=members, gated=settled)
+    disk.more = {"compacted": round(settled, 1), "right after writing, log included": round(as_written, 1)}
+    decode_us, encode_us = microseconds(store.members)
+    speed = Row(case="codec", unit="member", items=members)
+    speed.more = {"decode CPU us": round(decode_us, 1), "encode CPU us": round(encode_us, 1)}
+    return [encoded, fields, disk, speed]

@@ -31,6 +31,7 @@ from streams.schedule import arm_dates, fire_date, next_wake
 from streams.views import view_of
 from tables.codec import decode_member, encode_member
 from tables.digests import add, digest_of, holds
+from tables.hot import HOT_BYTES, HotMembers
 from tables.member_state import NO_MAP, RECENT_IDS_MAX, Instance, Member, PlanState
 from tables.store import StateStore
 
@@ -50,7 +51,7 @@ class PartitionEngine:
         store: where members, hints and meta were left by the last durable epoch.
         topic: name of the log, likewise for ids.
         campaigns: plans to run whatever the log says (replay); None: those published on the log.
-        member_cache: how many decoded members may stay in memory between epochs.
+        hot_bytes: how many bytes of decoded members, by estimate, may stay in memory between epochs.
         durable: False when nobody will write the epochs (replay): members then stay in memory and are not encoded.
         decisions: False when only firings are wanted: no decisions, commands and notes.
         decode: reads a record's value; another one where producers write Avro.
@@ -64,7 +65,7 @@ class PartitionEngine:
         *,
         topic: str = "events",
         campaigns: Sequence[Plan] | None = None,
-        member_cache: int = 100_000,
+        hot_bytes: int = HOT_BYTES,
         durable: bool = True,
         decisions: bool = True,
         decode: Callable[[bytes | None], Event] = decode_event,
@@ -79,8 +80,7 @@ class PartitionEngine:
         self._decode = decode
         self._observer = observer
         self._store = store
-        self._member_cache = member_cache
-        self._members: dict[str, Member] = {}
+        self._members = HotMembers(hot_bytes)
         self._heap: list[tuple[int, str]] = []
         self._hints_read: tuple[int, bytes] | None = None
         self._more_hints = True
@@ -149,11 +149,7 @@ class PartitionEngine:
     def written(self, epoch: Epoch) -> None:
         """Learn that an epoch and all before it are in the store; their members may leave memory."""
         self._written_number = max(self._written_number, self._epochs.pop(epoch.last_offset, 0))
-        excess = len(self._members) - self._member_cache
-        if excess > 0:
-            idle = [m.member_id for m in self._members.values() if m.epoch <= self._written_number]
-            for member_id in idle[:excess]:
-                del self._members[member_id]
+        self._members.evict(self._written_number)
 
     def _close(self) -> Epoch:
         out = self._out
@@ -164,8 +160,9 @@ class PartitionEngine:
                 out.hints.append((key, member.hint, wake))
                 member.hint = wake
             self._schedule(member, wake)
-            out.members[key] = encode_member(member, wake)
+            encoded = out.members[key] = encode_member(member, wake)
             member.epoch = self._epoch_number
+            self._members.keep(member, len(encoded))
         out.meta.update(self.registry.take_changes())
         out.meta[META_CLOCK] = _pack([META_FORMAT, self.applied_offset, self.clock_ms, self.registry.generation])
         out.last_offset, out.clock_ms, out.next_fire_ms = self.applied_offset, self.clock_ms, self.next_fire_ms
@@ -203,7 +200,8 @@ class PartitionEngine:
             self._members.update((member_id, Member(member_id)) for member_id in missing)
             return
         for member_id, raw in zip(missing, self._store.get_many([m.encode() for m in missing]), strict=True):
-            self._members[member_id] = decode_member(member_id, raw) if raw is not None else Member(member_id)
+            member = decode_member(member_id, raw) if raw is not None else Member(member_id)
+            self._members.keep(member, len(raw or b""))
 
     def _schedule(self, member: Member, wake: int | None) -> None:
         if wake is not None and (member.scheduled is None or wake < member.scheduled):

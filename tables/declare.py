@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from tables.codec import fire_at_of
-from tables.rocks import DirectoryLock, FireAt, RocksResources, RocksStore
+from tables.rocks import DirectoryLock, RocksResources, RocksStore
+from tables.store import FireAt
 
 DIRECTORY = "engine"
 TABLE_FILE = "members-{partition}.db"

@@ -130,12 +130,12 @@ class Member:
     `recent`: digests of the last 16 event ids read (tables.digests). `history`: per series id, entries [e, offset,
     keys, data, profile, anchors] in read order. `touches`: [e, command id, campaign, version, instance id, channel,
     window ms], in read order. `notes`: [clock, campaign, outcome, reason, instance id as 16 bytes], but those of
-    firings in `late`. `scheduled` and `epoch` live in memory only.
+    firings in `late`. `scheduled`, `epoch` and `cost` live in memory only.
     """
 
     __slots__ = (
         "member_id", "applied", "recent", "profile", "history", "plans", "touches", "notes", "hint", "scheduled",
-        "epoch",
+        "epoch", "cost",
     )  # fmt: skip
 
     def __init__(self, member_id: str) -> None:
@@ -150,6 +150,7 @@ class Member:
         self.hint: int | None = None
         self.scheduled: int | None = None  # earliest wake-up in the engine's queue; memory only
         self.epoch = 0  # the last epoch that changed it; memory only
+        self.cost = 0  # bytes it takes in memory, by estimate; memory only
 
     def live_instances(self) -> int:
         """Count live instances over all campaigns."""

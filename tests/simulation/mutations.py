@@ -22,7 +22,8 @@ import agents.pacemaker as pacemaker
 import streams.engine as engine
 import streams.patterns.match as match
 import streams.patterns.plan as plan
-import tables.rocks as rocks
+import tables.hot as hot
+import tables.store as store
 import tidings.simulation.disk as disk
 
 Undo = Callable[[], None]
@@ -225,12 +226,12 @@ MUTATIONS = [
     Mutation(
         "members leave memory too early",
         "a member changed by an epoch in flight stays in memory",
-        lambda: rewrite(engine.PartitionEngine, "written", ("if m.epoch <= self._written_number", "if True")),
+        lambda: rewrite(hot.HotMembers, "evict", (" or member.epoch > written", "")),
     ),
     Mutation(
         "no hints on recovery",
         "timer hints are derived from members read back",
-        lambda: rewrite(rocks.RocksStore, "apply_changelog", ("if before != after:", "if False:")),
+        lambda: rewrite(store, "fold_changelog", ("if before != after:", "if False:")),
     ),
     Mutation(
         "no pacemaker",

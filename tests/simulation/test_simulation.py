@@ -90,14 +90,14 @@ def _log(seed: int) -> tuple[list[Plan], list[Record]]:
 def _run(plans: list[Plan], records: list[Record], cuts: list[int], *, restarts: bool, cache: int) -> Any:
     """Run a log cut at places, maybe with a new engine on the store after each cut."""
     store, said = MemoryStore(), []
-    engine = PartitionEngine(0, store, campaigns=plans, member_cache=cache)
+    engine = PartitionEngine(0, store, campaigns=plans, hot_bytes=cache)
     for start, end in zip([0, *cuts], [*cuts, len(records)], strict=True):
         epoch = engine.run(records[start:end])
         said += [value for values in spoken(epoch).values() for value in values]
         store.write(epoch.members, epoch.meta, epoch.hints, None)
         engine.written(epoch)
         if restarts:
-            engine = PartitionEngine(0, store, campaigns=plans, member_cache=cache)
+            engine = PartitionEngine(0, store, campaigns=plans, hot_bytes=cache)
     return sorted(said), store.members, store.metas, store.hints
 
 
@@ -105,10 +105,10 @@ def _run(plans: list[Plan], records: list[Record], cuts: list[int], *, restarts:
 def test_where_batches_end_and_engines_restart_changes_no_byte(seed: int) -> None:
     plans, records = _log(seed)
     rng = random.Random(seed)
-    whole = _run(plans, records, [], restarts=False, cache=100_000)
+    whole = _run(plans, records, [], restarts=False, cache=1 << 28)
     for _ in range(3):
         cuts = sorted(rng.sample(range(1, len(records)), k=rng.randrange(len(records) - 1)))
-        restarts, cache = rng.random() < 0.5, rng.choice([0, 1, 100_000])
+        restarts, cache = rng.random() < 0.5, rng.choice([0, 2_000, 1 << 28])
         assert _run(plans, records, cuts, restarts=restarts, cache=cache) == whole
 
 

@@ -1,8 +1,12 @@
 """The local store on real RocksDB: what is written, found again, refused."""
 
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,6 +16,7 @@ from tables.declare import MemberStores
 from tables.rocks import DirectoryLock, RocksResources, RocksStore, hint_key
 from tables.store import Hint, MemoryStore
 
+ROOT = Path(__file__).parents[2]
 SMALL = RocksResources(8 << 20, 8 << 20)
 
 
@@ -169,3 +174,110 @@ def test_stores_lie_where_operators_are_told(tmp_path: Path) -> None:
     stores.close_all()
     assert stores.partitions() == []
     MemberStores(tmp_path, SMALL).close_all()
+
+
+def changelog(count: int) -> list[tuple[bytes, bytes | None]]:
+    """Records of 40 members in a log of changes, some deleted, with a meta entry now and then."""
+    chance = random.Random(5)
+    entries: list[tuple[bytes, bytes | None]] = []
+    for number in range(count):
+        if number % 10 == 9:
+            entries.append((b"\x00clock", b"%d" % number))
+        else:
+            due = chance.choice([None, chance.randrange(1_000)])
+            entries.append((b"m%d" % chance.randrange(40), None if chance.random() < 0.1 else record(due, str(number))))
+    return entries
+
+
+def fold(entries: list[tuple[bytes, bytes | None]]) -> tuple[Any, Any, Any]:
+    memory = MemoryStore()
+    memory.apply_changelog(entries, len(entries) - 1)
+    return memory.members, memory.metas, memory.hints
+
+
+def restore(store: RocksStore, entries: list[tuple[bytes, bytes | None]], start: int, end: int) -> None:
+    for at in range(start, end, 7):
+        last = min(at + 7, end)
+        store.apply_changelog(entries[at:last], last - 1)
+
+
+def test_restore_gives_what_the_changelog_folds_to(store: RocksStore) -> None:
+    entries = changelog(400)
+    restore(store, entries, 0, 400)
+    assert store.changelog_offset() == 399
+    assert store.dump() == fold(entries)
+
+
+def test_hints_of_a_restore_are_made_in_turns_while_records_still_come(store: RocksStore) -> None:
+    entries = changelog(600)
+    restore(store, entries, 0, 400)
+    at = 400
+    while store.index_hints(3):
+        restore(store, entries, at, at + 9)
+        at += 9
+    assert at < 600
+    restore(store, entries, at, 600)
+    assert store.changelog_offset() == 599
+    assert store.dump() == fold(entries)
+    assert not store.index_hints()
+
+
+def test_whoever_asks_for_timers_after_a_restore_sees_all(store: RocksStore) -> None:
+    entries = changelog(200)
+    restore(store, entries, 0, 200)
+    assert store.due(None, 1_000) == fold(entries)[2]
+
+
+def test_write_after_a_restore_finds_the_hints_it_replaces(store: RocksStore) -> None:
+    store.apply_changelog([(b"a", record(5))], 0)
+    store.write({b"a": record(9)}, {}, [(b"a", 5, 9)], 1)
+    assert store.dump() == ({b"a": record(9)}, {}, [(9, b"a")])
+
+
+def test_restore_goes_on_after_closing(tmp_path: Path) -> None:
+    entries = changelog(300)
+    first = RocksStore(tmp_path / "members-0.db", SMALL)
+    restore(first, entries, 0, 100)
+    first.close()
+    second = RocksStore(tmp_path / "members-0.db", SMALL)
+    assert second.changelog_offset() == 99
+    restore(second, entries, 100, 300)
+    while second.index_hints(5):
+        second.close()
+        second = RocksStore(tmp_path / "members-0.db", SMALL)  # hints half made are made anew
+        break
+    assert second.dump() == fold(entries)
+    second.close()
+    third = RocksStore(tmp_path / "members-0.db", SMALL)
+    assert third.due(None, 1_000) == fold(entries)[2]
+    third.close()
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+import tables.rocks as rocks
+from tests.tables.test_rocks import SMALL, changelog, restore
+store = rocks.RocksStore(Path(sys.argv[1]), SMALL)
+entries = changelog(300)
+restore(store, entries, 0, int(sys.argv[2]))
+for _ in range(int(sys.argv[3])):
+    store.index_hints(5)
+os._exit(9)
+"""
+
+
+@pytest.mark.parametrize(("read", "indexed"), [(7, 0), (120, 0), (250, 0), (250, 1), (250, 3), (250, 99)])
+def test_process_killed_in_a_restore_goes_on_where_it_was(tmp_path: Path, read: int, indexed: int) -> None:
+    path, entries = tmp_path / "members-0.db", changelog(300)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(path), str(read), str(indexed)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": "."},
+    )
+    assert killed.returncode == 9
+    store = RocksStore(path, SMALL)
+    assert store.changelog_offset() == read - 1
+    restore(store, entries, read, 300)
+    assert store.dump() == fold(entries)
+    store.close()

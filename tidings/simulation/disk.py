@@ -1,11 +1,9 @@
 """The simulated disk of one worker: stores that survive a kill, lose a tail with the machine, or all with the disk."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from schemas.errors import StateError
-from tables.codec import fire_at_of
-from tables.rocks import RocksStore
 from tables.store import Hint, MemoryStore
 from tidings.simulation.world import World
 
@@ -20,7 +18,6 @@ class SimStore(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.exact = True  # False while its last write came with an unknown changelog offset
-        self._fire_at = fire_at_of
         self._synced = MemoryStore()
         self._tail: list[tuple[Any, ...]] = []
 
@@ -38,10 +35,6 @@ class SimStore(MemoryStore):
         if len(self._tail) > UNSYNCED_WRITES:
             self._synced.write(*self._tail.pop(0))
 
-    def apply_changelog(self, entries: Sequence[tuple[bytes, bytes | None]], last_offset: int) -> None:
-        """Do what the real store does with records read back."""
-        cast(Any, RocksStore.apply_changelog)(self, entries, last_offset)
-
     def lose_tail(self, keep: int) -> None:
         """Lose the machine: all unsynced writes but the first `keep` are gone."""
         for write in self._tail[:keep]:
@@ -58,21 +51,11 @@ class Handle:
     def __init__(self, store: SimStore, partition: int, world: World, wrote: Wrote) -> None:
         self.store = store
         self.closed = False
+        self.get_many, self.meta, self.due = store.get_many, store.meta, store.due
+        self.apply_changelog, self.changelog_offset = store.apply_changelog, store.changelog_offset
         self._partition = partition
         self._world = world
         self._wrote = wrote
-
-    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """See StateStore."""
-        return self.store.get_many(keys)
-
-    def meta(self) -> dict[bytes, bytes]:
-        """See StateStore."""
-        return self.store.meta()
-
-    def due(self, after: tuple[int, bytes] | None, limit: int) -> list[tuple[int, bytes]]:
-        """See StateStore."""
-        return self.store.due(after, limit)
 
     def write(
         self,
@@ -87,14 +70,6 @@ class Handle:
             raise StateError(f"members-{self._partition}: closed")
         self.store.write(members, meta, hints, changelog_offset)
         self._wrote(self._partition, self.store, {**members, **meta})
-
-    def apply_changelog(self, entries: Sequence[tuple[bytes, bytes | None]], last_offset: int) -> None:
-        """See RocksStore."""
-        self.store.apply_changelog(entries, last_offset)
-
-    def changelog_offset(self) -> int | None:
-        """See StateStore."""
-        return self.store.changelog_offset()
 
     def close(self) -> None:
         """See StateStore."""

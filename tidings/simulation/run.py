@@ -63,7 +63,7 @@ class Run:
         self.lives = dict.fromkeys(self.slots, 0)
         self.processes: dict[str, Process] = {}
         self.killed = 0
-        self._cache = rng.choice([0, 1, 100_000, 100_000])
+        self._cache = rng.choice([0, 2_000, 1 << 28, 1 << 28])
         self._receipts: set[str] = set()
         self._leaving: set[str] = set()
         self.broker.appended = self._appended
@@ -103,7 +103,7 @@ class Run:
         }
 
     def _engine(self, partition: int, store: Any) -> PartitionEngine:
-        return PartitionEngine(partition, store, campaigns=self.works[partition].plans, member_cache=self._cache)
+        return PartitionEngine(partition, store, campaigns=self.works[partition].plans, hot_bytes=self._cache)
 
     # ------------------------------------------------------------ the log
 

@@ -1,0 +1,203 @@
+"""How soon is a worker ready again, with its store and without?"""
+
+import random
+import resource
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from agents.topics import BY_NAME, CHANGELOG
+from benchmarks.harness import Row, Scale, Work, interleaved, peak_mb, reset_peak
+from benchmarks.member_bytes import files_bytes, state_of_w
+from benchmarks.replay_speed import PATTERN, plan_of
+from benchmarks.worker_rate import PARTITIONS, TOPICS, Worker
+from schemas.errors import OperatorError, StateError
+from streams.engine import PartitionEngine
+from tables.rocks import RocksResources, RocksStore
+from tidings.brokers import LocalBroker
+from tidings.brokers.jars import find_program
+from tidings.config import Settings
+
+NAME = "recovery"
+QUESTION = "How many members a second does a cold restore bring back, and how soon is a warm worker ready?"
+METHOD = (
+    "Member records of workload W after 4 h, those of up to 20,000 members used in turn under all keys, in an order of "
+    "no sense; every second member twice, as in a changelog not yet compacted. `cold, store alone`: changelog bytes in "
+    f"memory into {PARTITIONS} empty stores, in batches of 4,096, until all timer hints are made. `warm, store alone`: "
+    "opening these stores and an engine on each, in a process that has them in the system's cache. `through Kafka`: "
+    "one worker process on Apache Kafka 4 on the same machine, from its start until it has recovered, less the same "
+    "with nothing to recover; left out without Java. CPU is that of all threads, compactions included."
+)
+MEMBERS, DISTINCT = 1_000_000, 20_000
+BATCH = 4_096
+WAIT_S = 900.0
+
+Entry = tuple[bytes, bytes]
+
+
+def changelog(members: int) -> Iterator[tuple[int, list[Entry]]]:
+    """Yield (partition, batch) of a changelog, half of the members twice."""
+    values = list(state_of_w(min(members, DISTINCT)).members.values())
+    order = list(range(members)) + list(range(0, members, 2))
+    random.Random(1).shuffle(order)
+    waiting: list[list[Entry]] = [[] for _ in range(PARTITIONS)]
+    for number in order:
+        batch = waiting[number % PARTITIONS]
+        batch.append((b"m%d" % number, values[number % len(values)]))
+        if len(batch) == BATCH:
+            yield number % PARTITIONS, batch
+            waiting[number % PARTITIONS] = []
+    for partition, batch in enumerate(waiting):
+        if batch:
+            yield partition, batch
+
+
+def stores(place: Path) -> list[RocksStore]:
+    """Open the stores of all partitions as one process does."""
+    resources = RocksResources()
+    return [RocksStore(place / f"members-{partition}.db", resources) for partition in range(PARTITIONS)]
+
+
+def restore(batches: Sequence[tuple[int, list[Entry]]], place: Path) -> None:
+    """Fill empty stores."""
+    opened = stores(place)
+    offsets = [-1] * PARTITIONS
+    for partition, batch in batches:
+        offsets[partition] += len(batch)
+        opened[partition].apply_changelog(batch, offsets[partition])
+    for store in opened:
+        while store.index_hints():
+            pass
+        store.close()
+
+
+def alone(members: int, scale: Scale) -> list[Row]:
+    """Measure the store alone."""
+    batches = list(changelog(members))
+    sizes = sum(len(key) + len(value) for _, batch in batches for key, value in batch)
+    plan = plan_of("browse_abandon", PATTERN)
+    place: tempfile.TemporaryDirectory[str] | None = None
+
+    def cold() -> Work:
+        nonlocal place
+        if place is not None:
+            place.cleanup()
+        place = tempfile.TemporaryDirectory()
+        restore(batches, Path(place.name))
+        return Work(members)
+
+    def warm() -> Work:
+        if place is None:
+            raise StateError("recovery: warm came before cold")
+        opened = stores(Path(place.name))
+        waiting = 0
+        for number, store in enumerate(opened):
+            waiting += PartitionEngine(number, store, campaigns=[plan]).next_fire_ms is not None
+        if waiting != PARTITIONS and members >= 100 * PARTITIONS:
+            raise StateError(f"recovery: timers were lost (got {waiting} partitions with any, not {PARTITIONS})")
+        for store in opened:
+            store.close()
+        return Work(members)
+
+    rows = interleaved({"cold, store alone": cold, "warm, store alone": warm}, scale, "member")
+    if place is None:
+        raise StateError("recovery: nothing was measured")
+    rows[0].more = {
+        "changelog MiB": round(sizes / (1 << 20)),
+        "files bytes per member": per_member(place.name, members),
+    }
+    for store in stores(Path(place.name)):
+        store.settle()
+        store.close()
+    rows[0].more["compacted"] = per_member(place.name, members)
+    for row in rows:
+        row.more["seconds"] = round((row.wall_us or 0) * members / 1e6, 2)
+        row.gated = row.steps if row is rows[0] else None  # the warm start is too short to be compared
+    place.cleanup()
+    return rows
+
+
+def per_member(place: str, members: int) -> float:
+    """Return the bytes of all files per member."""
+    return round(files_bytes(Path(place)) / members, 1)
+
+
+def fill(bootstrap: str, members: int) -> int:
+    """Make the topics and write the changelog; how many records."""
+    config = dict(BY_NAME[CHANGELOG].config)
+    new = [NewTopic(name, PARTITIONS, 1, config=config if name == CHANGELOG else {}) for name in TOPICS]
+    admin = AdminClient({"bootstrap.servers": bootstrap})  # kept: its futures die with it
+    for future in admin.create_topics(new).values():
+        future.result(30)
+    producer = Producer(
+        {"bootstrap.servers": bootstrap, "compression.type": "lz4", "linger.ms": 50, "enable.idempotence": True,
+         "queue.buffering.max.messages": 1_000_000, "log_level": 2}
+    )  # fmt: skip
+    records = 0
+    for partition, batch in changelog(members) if members else ():
+        for key, value in batch:
+            producer.produce(CHANGELOG, value, key, partition)
+        records += len(batch)
+        while len(producer) > 100_000:
+            producer.poll(0.1)
+    if producer.flush(120):
+        raise StateError("recovery: Kafka did not take the changelog; run it again")
+    return records
+
+
+@contextmanager
+def worker(bootstrap: str, place: Path) -> Iterator[float]:
+    """Run a worker; seconds from its start until it had recovered."""
+    place.mkdir(exist_ok=True)
+    began = time.monotonic()
+    started = Worker(bootstrap, place, PATTERN)
+    took = time.monotonic() - began
+    try:
+        yield took
+    finally:
+        started.stop()
+
+
+def through_kafka(members: int, scale: Scale) -> list[Row]:
+    """Measure a whole worker, once."""
+    with tempfile.TemporaryDirectory() as temporary:
+        home = Path(temporary)
+        with LocalBroker(home / "none", Settings().cache_dir) as broker:
+            fill(broker.bootstrap, 0)
+            with worker(broker.bootstrap, home / "w0") as base:
+                pass
+        with LocalBroker(home / "full", Settings().cache_dir) as broker:
+            scale.progress(0.7, "filling the changelog")
+            records = fill(broker.bootstrap, members)
+            rows: list[Row] = []
+            for case in ("cold, through Kafka", "warm, through Kafka"):
+                scale.progress(0.8 if not rows else 0.95, case)
+                before = resource.getrusage(resource.RUSAGE_CHILDREN)
+                with worker(broker.bootstrap, home / "w1") as took:
+                    pass
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                row = Row(case=case, unit="member", items=members, runs=1)
+                row.wall_us = max(0.0, took - base) / members * 1e6
+                row.cpu_us = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / members * 1e6
+                row.more = {"records": records, "seconds": round(took, 2), "of which start-up": round(base, 2)}
+                rows.append(row)
+        return rows
+
+
+def run(scale: Scale) -> list[Row]:
+    """Measure."""
+    members = scale.of(MEMBERS, 1_000)
+    reset_peak()
+    rows = alone(members, scale)
+    rows[0].peak_mb = peak_mb()
+    try:
+        find_program("java")
+    except OperatorError:
+        return rows
+    return rows + through_kafka(members, scale)
