@@ -17,12 +17,13 @@ from faust.types.transports import SchedulingStrategyT
 from faust.types.tuples import ConsumerMessage, Message, ack_lock
 from mode import Service
 
+from agents.fetching import BatchConsumerThread, Heard
+
 MAX_BATCH_RECORDS = 5_000  # a 1 MiB fetch of ~200 B events; bounds one epoch to tens of ms of compute
 MAX_BATCH_BYTES = 4 << 20  # as well: a compressed fetch may hold any number of large records
 HELD_BYTES_MAX = 64 << 20  # of records fetched and not yet durable, over all partitions; nothing is fetched above it
 RECORD_BYTES = 500  # the objects of one record beside its value; an estimate on the safe side
 ROOM_S = 0.02
-FETCH_MAX_WAIT_MS = 20  # Faust's fixed 1,500 ms lets a drained partition hold up its busy neighbours
 WATCH_S = 1.0
 _COMMIT_TRIES = 2
 
@@ -137,39 +138,6 @@ class OffsetTracker:
             self.held_bytes -= sum(self._sizes.pop(tp, {}).values())
 
 
-class BatchConsumerThread(driver.AIOKafkaConsumerThread):
-    """The stock consumer thread with a short fetch wait."""
-
-    def _create_worker_consumer(self, transport: Any) -> Any:
-        consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS  # noqa: SLF001 - no setting for it; read when it starts
-        return consumer
-
-    async def getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:
-        """Fetch no more records than there is room for, by the mean size of those seen last."""
-        consumer: Any = self._ensure_consumer()
-        return await self.call_thread(
-            self._fetch_records, consumer, active_partitions, timeout=timeout, max_records=self._room()
-        )
-
-    def _room(self) -> int:
-        consumer: Any = self.consumer
-        return max(1, int(HELD_BYTES_MAX - consumer.tracker.held_bytes) // int(consumer.mean_bytes))
-
-    def coordination_error(self) -> BaseException | None:
-        """Return what ended aiokafka's part in the consumer group. Faust never asks, and would wait for ever."""
-        consumer: Any = self._consumer
-        # of aiokafka's group coordinator; the placeholder used before `subscribe` has no such task
-        task = getattr(getattr(consumer, "_coordinator", None), "_coordination_task", None)
-        if task is None or not task.done() or task.cancelled():
-            return None
-        error: BaseException | None = task.exception()
-        return error
-
-    def verify_event_path(self, now: float, tp: TP) -> None:
-        """Do nothing: the stock check compares two kinds of clock and only raises false alarms (faust#629)."""
-
-
 class BatchConsumer(driver.Consumer):
     """Delivers BatchMessages, commits only what is durable, and makes a revoke wait for the engine.
 
@@ -186,6 +154,31 @@ class BatchConsumer(driver.Consumer):
         self.quiesce: RevokeHook | None = None
         self.released: RevokeHook | None = None
         self.rewind: Callable[[Mapping[TP, int]], Mapping[TP, int]] | None = None
+
+    def room(self) -> int:
+        """Say how many records may be fetched, by the mean size of those seen last."""
+        return max(1, (HELD_BYTES_MAX - self.tracker.held_bytes) // self.mean_bytes)
+
+    def listen(self, heard: Heard) -> None:
+        """Have `heard` called when the group's coordinator accepts a heartbeat, from another thread."""
+        self._thread.heard = heard
+
+    def unread(self, tp: TP) -> bool:
+        """Tell whether the broker has records of a partition that were not fetched yet."""
+        return self._thread.unread(tp)
+
+    def group_state(self) -> tuple[bool, bool]:
+        """Tell whether we have partitions, and whether the group is rebalancing."""
+        return self._thread.group_state()
+
+    async def _wait_next_records(self, timeout: float) -> tuple[Any, set[TP] | None]:  # noqa: ASYNC109 - Faust's
+        """Return nothing when the flow was stopped meanwhile.
+
+        The stock `getmany` would then seek to the committed offsets, which takes a while, and may come after the seek
+        of the recovery that follows, and after the first deliveries.
+        """
+        records, active = await super()._wait_next_records(timeout)
+        return (records, active) if self.flow_active else (None, active)
 
     @Service.task
     async def _watch_coordination(self) -> None:
@@ -350,11 +343,11 @@ class BatchWriter:
         topic: str,
         partition: int,
         entries: Sequence["Entry"],
-        before_each: Callable[[], None] | None = None,
+        before_each: Callable[[], Awaitable[None]] | None = None,
     ) -> list["Sent"]:
         """Hand entries to the producer as few batches as their sizes allow. Await each result's `acked` for its ack.
 
-        `before_each`: called before each batch, and each batch is then acked before the next is handed over. Without
+        `before_each`: awaited before each batch, and each batch is then acked before the next is handed over. Without
         that, a batch that times out may be followed by one that does not.
         """
         producer = self._producer
@@ -365,7 +358,7 @@ class BatchWriter:
             if before_each is not None:
                 if sent:
                     await sent[-1].acked
-                before_each()
+                await before_each()
             batch = producer.create_batch()
             count = 0
             while position < len(entries):

@@ -16,9 +16,13 @@ import structlog
 from faust.types import TP
 
 from agents.batching import MAX_BATCH_BYTES, BatchConsumer, Sent, size_of
+from agents.lease import Lease
 from agents.member_table import StateTable
 from agents.metrics import EngineMetrics
 from agents.outbox import Outbox
+from agents.recovery import RecoveryProgress
+from agents.watchdog import BEAT_S as WATCH_S
+from agents.watchdog import Limits, Progress, Watchdog
 from schemas.errors import StateError
 from schemas.events import Record, append_ms_of
 from streams.breaker import Breaker
@@ -69,46 +73,6 @@ class Engine(Protocol):
 
 EngineFactory = Callable[[int, StateStore], Engine]
 WallClock = Callable[[], int]
-
-
-class Lease:
-    """How a worker that was paused (a frozen VM, SIGSTOP) learns it before it writes over its successor's records.
-
-    The broker gives the partitions of a member away once it is silent for the session timeout. A process that did not
-    run for half of that must assume so. Counts the time of a suspended machine as well.
-    """
-
-    def __init__(self, seconds: float, clock: Callable[[], float] | None = None) -> None:
-        self._seconds = seconds
-        kind = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # only Linux counts suspended time apart
-        self._clock = clock or (lambda: time.clock_gettime(kind))
-        self.begin()
-
-    def begin(self) -> None:
-        """Start anew, with the process."""
-        self._renewed = self._clock()
-
-    def renew(self) -> None:
-        """Say that the process runs. Called several times a second.
-
-        Raises:
-            StateError: as `check`; whichever runs first after a pause must see it, or a renewal would hide it.
-        """
-        self.check()
-        self._renewed = self._clock()
-
-    def check(self) -> None:
-        """Refuse to go on after a pause.
-
-        Raises:
-            StateError: the process did not run for longer than the lease.
-        """
-        paused = self._clock() - self._renewed
-        if paused > self._seconds:
-            raise StateError(
-                f"worker: did not run for {paused:.1f} s, its partitions may have gone to another worker "
-                f"(more than {self._seconds:.1f} s); restart it"
-            )
 
 
 class Flight:
@@ -201,7 +165,7 @@ class PartitionTask:
                 size += size_of(events[-1].value)
             began = time.perf_counter()
             epoch = self.engine.run(self._records(events))
-            self._worker.lease.check()
+            await self._worker.lease.granted()
             outputs = await self._worker.outbox.send(epoch)
             self._flights.put_nowait(Flight(epoch, events, outputs, began))
 
@@ -215,7 +179,7 @@ class PartitionTask:
                 await sent.acked
             metrics.commands_acked((command.caused_at_ms for command in epoch.commands), self._worker.wall_ms())
             # I3: changelog acked before the local write. A crash in between: recovery reads it back.
-            offset = await self._worker.outbox.send_changelog(epoch, self._worker.lease.check)
+            offset = await self._worker.outbox.send_changelog(epoch, self._worker.lease.granted)
             # No await from here to the acks: a cancellation cannot come between the write and the acks.
             if epoch.members or epoch.meta or epoch.hints:
                 self._store.write(epoch.members, epoch.meta, epoch.hints, offset)
@@ -269,7 +233,9 @@ class EngineWorker:
         events_topic: the topic whose partitions we run.
         wall_ms: the wall clock, ms since the epoch.
         quiesce_s: how long a revoke may wait for epochs in flight; well below the session timeout.
+        limits: after which standstill the worker ends itself.
         lease_s: after a pause longer than this nothing is produced any more; well below the session timeout.
+        silence_s: likewise, while no heartbeat was accepted for this long.
     """
 
     def __init__(
@@ -283,14 +249,18 @@ class EngineWorker:
         wall_ms: WallClock,
         quiesce_s: float,
         lease_s: float,
+        silence_s: float,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
         metrics: EngineMetrics | None = None,
     ) -> None:
         self.outbox = outbox
         self.metrics = metrics or EngineMetrics()
         self.wall_ms = wall_ms
-        self.lease = Lease(lease_s)
+        self.lease = Lease(lease_s, silence_s)
         self.tasks: dict[int, PartitionTask] = {}
         self.recovered = False
+        self.recovery = RecoveryProgress(lambda: app.tables.recovery)  # type: ignore[attr-defined]
+        self._watchdog = Watchdog(limits)
         self._app = app
         self._table = table
         self._engines = engines
@@ -322,7 +292,9 @@ class EngineWorker:
         consumer.quiesce = self._quiesce
         consumer.released = self._released
         consumer.rewind = self._rewind
+        consumer.listen(lambda sent_at: self.lease.heard(time.monotonic() - sent_at))
         self._app.add_future(self._keep_lease())
+        self._app.add_future(self._watch())
 
     async def process(self, stream: Any) -> None:
         """Be the agent: hand each batch to its partition's task. Never acks; the tasks do, when work is durable."""
@@ -367,6 +339,27 @@ class EngineWorker:
         while True:
             await asyncio.sleep(LEASE_BEAT_S)
             await self.renew_lease()
+
+    async def _watch(self) -> None:
+        while self._failed is None:
+            await asyncio.sleep(WATCH_S)
+            stall = self._watchdog.look(self._seen(), time.monotonic())
+            if stall is not None:
+                self.fail(None, StateError(stall))
+
+    def _seen(self) -> Progress:
+        consumer = self.consumer
+        assigned, rebalancing = consumer.group_state()
+        applied = {
+            partition: task.engine.applied_offset
+            for partition, task in self.tasks.items()
+            if not task.closing and (not task.idle or consumer.unread(TP(self._topic, partition)))
+        }
+        if self.recovered or not assigned:
+            return Progress(None, 0, applied)
+        round_ = self._app.consumer_generation_id
+        standing = self.recovery.look(round_)
+        return Progress((round_, rebalancing, self.recovery.signature()), standing.left, applied, rebalancing)
 
     async def renew_lease(self) -> None:
         """Say that this process runs. After a pause that may have cost it its partitions, end the worker."""
@@ -419,6 +412,7 @@ class EngineWorker:
             store = self._table.stores.open(partition)
             self.tasks[partition] = PartitionTask(partition, self._engines(partition, store), store, self)
         self.recovered = True
+        self.recovery.done()
         log.info("partitions recovered", partitions=sorted(partitions))
 
     def _rewind(self, committed: Mapping[TP, int]) -> dict[TP, int]:

@@ -1,7 +1,7 @@
 """Where an epoch's results go: outputs by member key, the changelog by partition."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import TypeVar
 
@@ -32,7 +32,7 @@ def partition_of(key: bytes, partitions: int) -> int:
     return int(murmur2(key) & _POSITIVE) % partitions
 
 
-def _nothing() -> None:
+async def _nothing() -> None:
     """Check nothing."""
 
 
@@ -71,12 +71,12 @@ class Outbox:
             sent += await self._writer.send(topic, partition, entries)
         return sent
 
-    async def send_changelog(self, epoch: Epoch, before_each: Callable[[], None] = _nothing) -> int | None:
+    async def send_changelog(self, epoch: Epoch, before_each: Callable[[], Awaitable[None]] = _nothing) -> int | None:
         """Write the epoch's members, then its meta, to the changelog and wait for the acks.
 
         Meta last, and only when all members are acked: a crash in between leaves members ahead of meta, and members
         know themselves what they applied. Meta ahead of members would lose what they had applied. `before_each` is
-        called before each record batch.
+        awaited before each record batch.
 
         Returns:
             The changelog's last offset; None when there was nothing to write or the broker could not tell.

@@ -9,6 +9,7 @@ from typing import Any
 
 import faust
 import mode
+import structlog
 
 from agents.batching import BatchApp, BatchScheduler, BatchSchema, BatchWriter
 from agents.engine_worker import EngineFactory, EngineWorker, WallClock
@@ -17,6 +18,7 @@ from agents.metrics import EngineMetrics
 from agents.outbox import Outbox
 from agents.pacemaker import BEAT_S, Pacemaker
 from agents.topics import APP_ID, CHANGELOG, EVENTS, LARGE_MESSAGE_BYTES_MAX, TABLE
+from agents.watchdog import Limits
 from tables.codec import fire_at_of
 from tables.declare import MemberStores
 from tables.rocks import RocksResources
@@ -31,10 +33,17 @@ _COMMIT_INTERVAL_S = 1.0
 _PRODUCER_SHARE = 0.5  # of the session timeout: a worker cut off stops producing before its partitions have new owners
 _QUIESCE_SHARE = 0.25  # of the session timeout, for epochs in flight; the rest is for the commit and the flush
 _LEASE_SHARE = 0.5  # likewise, for a worker that was paused
+# Likewise, for one that no longer hears the coordinator: with the producer's share three quarters of the session; the
+# last quarter is for a request that has left and is still on its way. Two heartbeats fit in.
+_SILENCE_SHARE = 0.25
 _HEARTBEAT_SHARE = 0.1
 _PRODUCER_BATCH = 512 << 10
 _REQUEST_BYTES = 2 * LARGE_MESSAGE_BYTES_MAX  # any record that a topic takes, and what is around it
 _WATCH_S = 0.05
+# A worker that failed has nothing left to bring to an end: what is not durable is read again.
+FAILED_STOP_S = 5.0
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass
@@ -71,6 +80,7 @@ def create_engine_app(
     compression: str | None = "lz4",
     security: dict[str, Any] | None = None,
     resources: RocksResources | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
     fire_at: FireAt = fire_at_of,
     clock: WallClock = wall_ms,
 ) -> EngineApp:
@@ -93,6 +103,7 @@ def create_engine_app(
         compression: of what the worker produces; None for none.
         security: further Faust settings for TLS and SASL, e.g. `broker_credentials`.
         resources: caches to share with other stores of this process; None makes them.
+        limits: after which standstill the worker ends itself.
         fire_at: how timer hints are derived from member records read back from the changelog.
         clock: the wall clock, ms since the epoch.
 
@@ -113,8 +124,9 @@ def create_engine_app(
     metrics = EngineMetrics()
     worker = EngineWorker(
         app, table, engines, Outbox(BatchWriter(app, clock), CHANGELOG),
-        events_topic=EVENTS, wall_ms=clock, metrics=metrics,
+        events_topic=EVENTS, wall_ms=clock, metrics=metrics, limits=limits,
         quiesce_s=session_timeout_s * _QUIESCE_SHARE, lease_s=session_timeout_s * _LEASE_SHARE,
+        silence_s=session_timeout_s * _SILENCE_SHARE,
     )  # fmt: skip
     return EngineApp(app, worker, metrics, stores, _attach(app, worker, partitions))
 
@@ -149,7 +161,8 @@ async def run_engine_app(built: EngineApp, ended: asyncio.Event) -> None:
     """Run the worker until `ended` is set or it fails; stops it cleanly either way.
 
     Raises:
-        BaseException: what ended the worker, when it was not `ended`. The caller should exit: a restart replays.
+        BaseException: what ended the worker, when it was not `ended`. The caller must end the process, threads and all:
+            what hangs in one may still be a member of the group. A restart replays.
     """
     app = built.app
     starting = asyncio.create_task(app.start())
@@ -160,7 +173,7 @@ async def run_engine_app(built: EngineApp, ended: asyncio.Event) -> None:
                 starting.result()
     finally:
         try:
-            await app.stop()
+            await _stop(built)
         except asyncio.CancelledError:
             # A crash cancels what Faust's services wait for: that must not stand in for what went wrong.
             own = asyncio.current_task()
@@ -172,6 +185,22 @@ async def run_engine_app(built: EngineApp, ended: asyncio.Event) -> None:
     failure = built.worker.failure or app.crash_reason
     if failure is not None:
         raise failure
+
+
+async def _stop(built: EngineApp) -> None:
+    """Stop; after a failure within FAILED_STOP_S, for the broker that caused it may not answer the goodbye either."""
+    if built.worker.failure is None and built.app.crash_reason is None:
+        await built.app.stop()
+        return
+    stopping = asyncio.create_task(built.app.stop())
+    done, _ = await asyncio.wait([stopping], timeout=FAILED_STOP_S)
+    if done:
+        stopping.result()
+        return
+    log.warning("worker did not stop in good order and is cut off", waited_s=FAILED_STOP_S)
+    stopping.cancel()
+    await asyncio.wait([stopping], timeout=_WATCH_S)
+    built.stores.close_all()
 
 
 def _broker_settings(bootstrap: Sequence[str], instance: str | None, session_timeout_s: float) -> dict[str, Any]:

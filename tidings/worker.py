@@ -45,6 +45,7 @@ NEEDED = {ENGINE: (EVENTS, CHANGELOG), DELIVERY: (EVENTS, COMMANDS), SINK: (EVEN
 BROKER_WAIT_S = 10.0
 # Delivery may wait 10 s for mail under way (agents/send.py): to cut a mail off leaves its outcome uncertain.
 STOP_S = {ENGINE: 9.5, DELIVERY: 20.0, SINK: 9.5}
+FAILED_EXIT_S = 3.0  # for threads that hang after a failure: the consumer's would keep our partitions from others
 ID_FILE = "group-instance-id"
 SECRET_FILE = "unsubscribe-secret"  # noqa: S105 - the name of a file
 SECRET_MIN = 16
@@ -200,6 +201,9 @@ async def _until_signal(launch: Launch) -> None:
         raise
     except Exception as error:
         log.error("worker failed", role=launch.role, exc_info=error)
+        last = threading.Timer(FAILED_EXIT_S, os._exit, [1])
+        last.daemon = True
+        last.start()
         # A library's error may quote a record; its text is masked in the log and left out here.
         told = f": {error}" if isinstance(error, TidingsError) else ""
         raise OperatorError(

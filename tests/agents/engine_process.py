@@ -4,8 +4,10 @@
 """
 
 import asyncio
+import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 from agents.wiring import run_engine_app
@@ -24,4 +26,8 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    except BaseException:  # as tidings/worker.py: threads that hang must not outlive a failure
+        traceback.print_exc()
+        os._exit(1)

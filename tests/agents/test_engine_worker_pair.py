@@ -110,10 +110,6 @@ async def test_standby_holds_a_copy_equal_to_the_owners(bootstrap: str, tmp_path
             await one.app.stop()
 
 
-# Faust's recovery at times stands still for partitions that are taken over while the group rebalances once more (seen
-# in 2 of 8 runs, on a loaded machine). What this test asserts is then never reached; no other failure is run again.
-@pytest.mark.timeout(400)
-@pytest.mark.flaky(reruns=3, only_rerun="successor owns all")
 async def test_worker_frozen_past_its_session_writes_nothing_over_its_successor(bootstrap: str, tmp_path: Path) -> None:
     log = events(4_000)
     successor = worker(bootstrap, tmp_path / "two", session_timeout_s=6.0)
@@ -123,10 +119,10 @@ async def test_worker_frozen_past_its_session_writes_nothing_over_its_successor(
         try:
             await until(lambda: len(successor.worker.tasks) == 2, "partitions shared")
             frozen.send_signal(signal.SIGSTOP)  # most likely with epochs in flight
-            await until(lambda: len(successor.worker.tasks) == 4, "successor owns all", 80)
+            await until(lambda: len(successor.worker.tasks) == 4, "successor owns all", 40)
             await asyncio.sleep(1)
             frozen.send_signal(signal.SIGCONT)
-            assert await asyncio.wait_for(frozen.wait(), 90) == 1  # it noticed, and ended itself
+            assert await asyncio.wait_for(frozen.wait(), 20) == 1  # it noticed, and ended itself
             await trickling
             await until(lambda: applied(successor) == len(log), "successor has applied everything", 40)
         finally:

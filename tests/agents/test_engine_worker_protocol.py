@@ -19,7 +19,8 @@ from agents.batching import (
     Sent,
     size_of,
 )
-from agents.engine_worker import EPOCH_RECORDS, EPOCHS_IN_FLIGHT, Lease, PartitionTask
+from agents.engine_worker import EPOCH_RECORDS, EPOCHS_IN_FLIGHT, PartitionTask
+from agents.lease import Lease
 from agents.metrics import EngineMetrics
 from agents.outbox import Outbox
 from schemas.errors import StateError
@@ -43,7 +44,7 @@ class HandWriter:
 
     async def send(self, topic: str, partition: int, entries: Any, before_each: Any = None) -> list[Sent]:
         if before_each is not None:
-            before_each()
+            await before_each()
         self.log.append(f"send {topic}")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.waiting.append((topic, future))
@@ -83,7 +84,7 @@ class Bench:
         worker: Any = SimpleNamespace(
             outbox=Outbox(self.writer, "changelog"),  # type: ignore[arg-type]
             metrics=EngineMetrics(),
-            lease=Lease(1.0, lambda: self.seconds),
+            lease=Lease(1.0, 1e9, lambda: self.seconds),
             wall_ms=lambda: 10_000,
             consumer=SimpleNamespace(abandon=self.abandoned.append),
             fail=lambda partition, error: self.failures.append(error),
@@ -228,7 +229,7 @@ async def test_worker_that_was_paused_sends_and_writes_nothing_more(bench: Bench
 
 def test_renewal_after_a_pause_does_not_hide_the_pause() -> None:
     now = [0.0]
-    lease = Lease(1.0, lambda: now[0])
+    lease = Lease(1.0, 0.5, lambda: now[0])
     now[0] = 0.9
     lease.renew()
     now[0] = 2.0

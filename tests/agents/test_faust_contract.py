@@ -5,7 +5,9 @@ from importlib.metadata import version
 
 import aiokafka
 import pytest
-from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.consumer.fetcher import Fetcher
+from aiokafka.consumer.group_coordinator import CoordinatorGroupRebalance, GroupCoordinator
+from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.partitioner import DefaultPartitioner, murmur2
 from aiokafka.producer.message_accumulator import BatchBuilder
 from faust.app.base import App
@@ -14,7 +16,8 @@ from faust.tables.recovery import Recovery
 from faust.transport.consumer import Consumer
 from faust.transport.drivers import aiokafka as driver
 
-from agents.batching import BatchApp, BatchConsumer, BatchConsumerThread, BatchProducer
+from agents.batching import BatchApp, BatchConsumer, BatchProducer
+from agents.fetching import BatchConsumerThread
 from agents.outbox import partition_of
 
 
@@ -39,8 +42,9 @@ def test_faust_is_the_series_that_was_read() -> None:
         (
             BatchConsumerThread,
             driver.AIOKafkaConsumerThread,
-            ["_create_worker_consumer", "verify_event_path", "getmany"],
+            ["_create_worker_consumer", "verify_event_path", "_fetch_records", "getmany", "on_start"],
         ),
+        (BatchConsumer, Consumer, ["_wait_next_records"]),
         (BatchProducer, driver.Producer, ["_settings_extra"]),
         (BatchApp, App, ["_new_transport", "_new_producer_transport", "_consumer_wait_empty", "on_start"]),
     ],
@@ -59,6 +63,20 @@ def test_consumer_state_that_we_touch_exists() -> None:
     assert "self._acked = defaultdict(list)" in source
     assert "consumer._acked" not in body(Consumer._filter_tps_with_pending_acks)
     assert "for tp in self._acked" in body(Consumer._filter_tps_with_pending_acks)
+
+
+def test_aiokafka_takes_no_partitions_for_any_and_faust_empties_the_set_it_has_handed_over() -> None:
+    assert "if partitions and tp not in partitions:" in body(Fetcher.fetched_records)
+    assert "self._active_partitions.clear()" in body(Consumer._set_active_tps)
+    assert "if records is None or self.should_stop:" in body(Consumer.getmany)
+
+
+def test_heartbeats_and_group_state_are_where_we_look_for_them() -> None:
+    assert "await self._send_req(request)" in body(GroupCoordinator._do_heartbeat)
+    assert "_send_req(request)" in body(CoordinatorGroupRebalance._send_sync_group_request)
+    assert "reassignment_in_progress" in body(SubscriptionState)
+    for name in ("active_offsets", "active_highwaters", "active_remaining"):
+        assert name in body(Recovery), name
 
 
 def test_commit_asks_new_offset_and_revoke_forgets_before_the_app_is_told() -> None:

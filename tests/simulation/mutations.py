@@ -17,6 +17,7 @@ import msgspec
 
 import agents.batching as batching
 import agents.engine_worker as engine_worker
+import agents.lease as lease
 import agents.outbox as outbox
 import agents.pacemaker as pacemaker
 import streams.engine as engine
@@ -188,11 +189,16 @@ MUTATIONS = [
         "an epoch gathers nothing from a queue of which batches may have been dropped",
         lambda: rewrite(engine_worker.PartitionTask, "_compute", ("not self.closing and not", "not")),
     ),
-    Mutation("no lease", "a paused worker stops", lambda: [put(engine_worker.Lease, "check", lambda self: None)]),
+    Mutation("no lease", "a paused worker stops", lambda: [put(lease.Lease, "check", lambda self: None)]),
     Mutation(
         "renewal hides a pause",
         "a renewal after a pause sees the pause",
-        lambda: rewrite(engine_worker.Lease, "renew", ("self.check()", "")),
+        lambda: rewrite(lease.Lease, "renew", ("self.check()", "")),
+    ),
+    Mutation(
+        "silence ignored",
+        "a worker that no heartbeat is accepted of writes nothing",
+        lambda: rewrite(lease.Lease, "granted", ("while self.silence_s > self._silent_s:", "while False:")),
     ),
     Mutation(
         "records applied twice by the partition",

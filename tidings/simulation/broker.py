@@ -3,7 +3,7 @@
 import asyncio
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -202,7 +202,11 @@ class Writer:
         return self._broker.partitions if topic in (EVENTS, CHANGELOG) else 2
 
     async def send(
-        self, topic: str, partition: int, entries: Sequence[Entry], before_each: Callable[[], None] | None = None
+        self,
+        topic: str,
+        partition: int,
+        entries: Sequence[Entry],
+        before_each: Callable[[], Awaitable[None]] | None = None,
     ) -> list[Sent]:
         """See BatchWriter."""
         loop = asyncio.get_running_loop()
@@ -212,7 +216,7 @@ class Writer:
             if before_each is not None:
                 if sent:
                     await sent[-1].acked
-                before_each()
+                await before_each()
             future = loop.create_future()
             future.add_done_callback(_look_at)
             batch = _Batch(topic, part, origin, self._world.now, future)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -23,7 +23,7 @@ FIRINGS = "firings"  # not a topic of the product: every firing, whether or not 
 json_bytes = msgspec.json.Encoder(order="deterministic").encode
 
 
-def _nothing() -> None:
+async def _nothing() -> None:
     """Check nothing."""
 
 
@@ -47,7 +47,7 @@ class WatchedOutbox(Outbox):
         self._outputs[id(epoch)] = sent
         return sent
 
-    async def send_changelog(self, epoch: Epoch, before_each: Callable[[], None] = _nothing) -> int | None:
+    async def send_changelog(self, epoch: Epoch, before_each: Callable[[], Awaitable[None]] = _nothing) -> int | None:
         """See Outbox."""
         self._require_owned(epoch, "changelog")
         for sent in self._outputs.pop(id(epoch), ()):
@@ -146,6 +146,18 @@ class SimConsumer(BatchConsumer, FaustPart):
         self._n_acked = 0
         self._waiting_for_ack = None
         self._committed_offset = cast(Any, {})
+
+    def listen(self, heard: Callable[[float], None]) -> None:
+        """Do nothing: the process renews its lease by itself."""
+
+    def group_state(self) -> tuple[bool, bool]:
+        """See BatchConsumer."""
+        return bool(self.process.partitions), False
+
+    def unread(self, tp: TP) -> bool:
+        """See BatchConsumer."""
+        position = self.process.positions.get(tp.partition)
+        return position is not None and position < self.highwater(tp)
 
     def ack(self, message: Any) -> bool:
         """See BatchConsumer; a commit follows within the commit interval."""

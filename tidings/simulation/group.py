@@ -61,8 +61,11 @@ class Group:
         if not self.static and self._members.get(self._name(process)) is process:
             self._remove(self._name(process))
 
-    def silent(self, process: Any, still_silent: Any) -> None:
-        """Learn that a process stopped its heartbeats now; unless it resumes, its session expires."""
+    def silent(self, process: Any, still_silent: Any) -> int:
+        """Learn that a process stopped its heartbeats now; unless it resumes, its session expires.
+
+        Returns how long ago, in ms, the last one was.
+        """
         name, told = self._name(process), process.name
 
         def expire() -> None:
@@ -70,7 +73,9 @@ class Group:
                 self._world.tell(f"group: session of {told} expired")
                 self._remove(name)
 
-        self._world.after(SESSION_MS - self._world.rng.randrange(HEARTBEAT_MS), expire)
+        ago_ms = self._world.rng.randrange(HEARTBEAT_MS)
+        self._world.after(SESSION_MS - ago_ms, expire)
+        return ago_ms
 
     def knows(self, process: Any) -> bool:
         """Tell whether a process is a member."""

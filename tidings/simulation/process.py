@@ -9,7 +9,8 @@ from typing import Any, cast
 from faust.types import TP
 
 from agents.batching import BatchMessage
-from agents.engine_worker import EngineWorker, Lease
+from agents.engine_worker import EngineWorker
+from agents.lease import Lease
 from agents.member_table import StoreAdapter
 from agents.pacemaker import BEAT_S, Pacemaker
 from agents.topics import EVENTS
@@ -22,6 +23,7 @@ from tidings.simulation.world import VirtualLoop, World
 
 PREFETCHED = 8  # batches in Faust's queue
 COMMIT_MS = 1_000
+LEASE_S, SILENCE_S = SESSION_MS * 0.5 / 1000, SESSION_MS * 0.25 / 1000  # as agents/wiring.py sets them
 BEAT_MS = round(BEAT_S * 1000)
 
 
@@ -100,9 +102,10 @@ class Process:
             events_topic=EVENTS,
             wall_ms=lambda: self.shared.world.now + self.skew_ms,
             quiesce_s=SESSION_MS * 0.25 / 1000,
-            lease_s=SESSION_MS * 0.5 / 1000,
+            lease_s=LEASE_S,
+            silence_s=SILENCE_S,
         )
-        self.worker.lease = Lease(SESSION_MS * 0.5 / 1000, self.loop.time)
+        self.worker.lease = Lease(LEASE_S, SILENCE_S, self.loop.time)
         self.worker.attach()
         self.pacemaker = Pacemaker(self.worker, EVENTS)
 
@@ -116,6 +119,8 @@ class Process:
             self._inbox.append(do)
             return
         self.worker.lease.begin()  # renewed five times a second, so just now
+        if not self.deaf and self.shared.group.knows(self):
+            self.worker.lease.heard()
         do()
         self._run()
 
@@ -209,7 +214,7 @@ class Process:
             return
         self.deaf = True
         self.shared.world.tell(f"{self.name}: heartbeats lost for {length_ms} ms")
-        self.shared.group.silent(self, lambda: self.deaf)
+        self.worker.lease.heard(self.shared.group.silent(self, lambda: self.deaf) / 1000)
 
         def hear() -> None:
             self.deaf = False
