@@ -8,13 +8,14 @@ acks. Outputs of an epoch that never lands are repeated with the same ids by the
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import faust
 import structlog
 from faust.types import TP
 
+from agents.audit import ChangelogPlace, Changes, require_log, to_repair
 from agents.batching import MAX_BATCH_BYTES, BatchConsumer, Sent, size_of
 from agents.lease import Lease
 from agents.member_table import StateTable
@@ -98,6 +99,7 @@ class PartitionTask:
         self._store = store
         self._worker = worker
         self._append_ms = engine.clock_ms
+        self._place = ChangelogPlace(store.changelog_offset())
         self._incoming: asyncio.Queue[Any] = asyncio.Queue(QUEUED_BATCHES)
         self._flights: asyncio.Queue[Flight] = asyncio.Queue()
         self._slots = asyncio.Semaphore(EPOCHS_IN_FLIGHT)
@@ -189,8 +191,25 @@ class PartitionTask:
                 self._held.pop(id(event), None)
             metrics.epoch_durable(epoch, len(flight.events), (time.perf_counter() - flight.began) * 1000)
             self._slots.release()
+            foreign = self._place.wrote(offset, len(epoch.members) + len(epoch.meta))
+            if foreign is not None:
+                await self._repair(*foreign)
             if not self._held:
                 self._idle.set()
+
+    async def _repair(self, first: int, end: int) -> None:
+        """Write again what a worker that had this partition before overwrote in the changelog, see agents/audit.py."""
+        worker = self._worker
+        found = await worker.read_changelog(self.partition, first, end) if worker.read_changelog is not None else {}
+        wrong = to_repair(found, self._store)
+        worker.metrics.foreign_writes += 1
+        log.error(
+            "another worker wrote to our changelog", partition=self.partition, first=first, end=end, repaired=len(wrong)
+        )
+        if wrong:
+            offset = await worker.outbox.rewrite(self.partition, wrong, worker.lease.granted)
+            self._store.write({}, {}, [], offset)
+            self._place.wrote(offset, len(wrong))
 
     def _records(self, events: Iterable[Any]) -> list[Record]:
         """Turn aiokafka's records into ours. Without LogAppendTime: the producer's time, never ahead, never back."""
@@ -260,6 +279,7 @@ class EngineWorker:
         self.tasks: dict[int, PartitionTask] = {}
         self.recovered = False
         self.recovery = RecoveryProgress(lambda: app.tables.recovery)  # type: ignore[attr-defined]
+        self.read_changelog: Callable[[int, int, int], Awaitable[Changes]] | None = None
         self._watchdog = Watchdog(limits)
         self._app = app
         self._table = table
@@ -271,6 +291,7 @@ class EngineWorker:
         self._progress: dict[int, tuple[int | None, int]] = {}
         table.before_assignment = self._before_assignment
         table.recovered = self._assign
+        table.audit = self._audit
         table.stopping = self._stop
 
     @property
@@ -415,6 +436,21 @@ class EngineWorker:
         self.recovery.done()
         log.info("partitions recovered", partitions=sorted(partitions))
 
+    async def _audit(self, changelog: str) -> None:
+        """Compare each partition's state with its log, before anything is read from it."""
+        places = {TP(self._topic, partition): task for partition, task in self.tasks.items()}
+        begins = await self.consumer.earliest_offsets(*places)
+        ends = await self.consumer.highwaters(*places)
+        for tp, task in places.items():
+            begin, end = begins.get(tp), ends.get(tp)
+            if begin is None or end is None:
+                continue
+            applied = task.engine.applied_offset
+            lost = require_log(tp.topic, changelog, begin, end, tp.partition, applied)
+            if lost:
+                self.metrics.lost_records += lost
+                log.error("records were deleted before they were applied", partition=tp.partition, records=lost)
+
     def _rewind(self, committed: Mapping[TP, int]) -> dict[TP, int]:
         """Where the state is behind the committed offset (the changelog lost its tail), read from after the state."""
         found: dict[TP, int] = {}
@@ -423,6 +459,7 @@ class EngineWorker:
             resume = task.engine.applied_offset + 1
             if committed.get(tp, 0) > resume:
                 found[tp] = resume
+                self.metrics.rewound_records += committed[tp] - resume
                 log.warning("state is behind the committed offset, reading again", partition=partition, offset=resume)
         return found
 

@@ -4,13 +4,14 @@ Reads and writes of the engine go to the partition stores directly; the mapping 
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 import faust
 from faust.stores.base import Store
 from faust.types import TP
 
+from agents.audit import require_whole
 from tables.declare import MemberStores
 
 NOTHING_APPLIED = -1
@@ -92,6 +93,7 @@ class StateTable(faust.Table[Any, Any]):
         self.stores = stores
         self.before_assignment: Callable[[], None] | None = None
         self.recovered: Recovered | None = None
+        self.audit: Callable[[str], Awaitable[None]] | None = None
         self.stopping: Callable[[], Any] | None = None
 
     def _new_store(self) -> StoreAdapter:
@@ -128,13 +130,32 @@ class StateTable(faust.Table[Any, Any]):
 
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
         """Hand the partitions over to the worker. Faust drops what is raised here, so the app is ended."""
+        generation, active, standby = self.app.consumer_generation_id, set(active_tps), set(standby_tps)
         try:
             await super().on_recovery_completed(active_tps, standby_tps)
-            await self._index_hints({tp.partition for tp in active_tps | standby_tps})
+            await self._require_whole(active)
+            await self._index_hints({tp.partition for tp in active | standby})
+            if generation != self.app.consumer_generation_id:
+                return  # the group rebalanced meanwhile; a recovery for the new assignment follows
             if self.recovered is not None:
-                self.recovered({tp.partition for tp in active_tps})
+                self.recovered({tp.partition for tp in active})
+            if self.audit is not None:
+                await self.audit(self.changelog_topic.get_topic_name())
         except Exception as error:
-            self._crash_app(error)
+            if generation == self.app.consumer_generation_id:
+                self._crash_app(error)
+
+    async def _require_whole(self, active: set[TP]) -> None:
+        if not active:
+            return
+        ends = await self.app.consumer.highwaters(*active)
+        recovery: Any = self.app.tables.recovery  # type: ignore[attr-defined]
+        read: dict[TP, int | None] = {}
+        for tp in active:
+            # Faust's own place lies beyond the store's where the changelog's head was compacted away.
+            places = (self.stores.open(tp.partition).changelog_offset(), recovery.active_offsets.get(tp))
+            read[tp] = max((place for place in places if place is not None), default=None)
+        require_whole(ends, read)
 
     async def _index_hints(self, partitions: set[int]) -> None:
         """Make the timer hints of stores that were filled from nothing, in turns with the loop's other work.

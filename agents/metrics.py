@@ -43,6 +43,9 @@ class Histogram:
 class EngineMetrics:
     """What one engine worker did since it started.
 
+    `foreign_writes`: late writes of another worker found in our changelog and repaired; `rewound_records`: committed
+    records read again because the state was behind; `lost_records`: deleted from the log before they were applied.
+
     `decisions` counts by `outcome:reason`, `dead_letters` by reason, `counters` by the engine's own names. Per owned
     partition: `lag` is records appended but not yet applied, `stalled_ms` for how long there was lag and no progress (a
     probe should restart the worker when that grows beyond a minute), `next_fire_ms` the earliest pending timer's clock
@@ -59,6 +62,9 @@ class EngineMetrics:
     members_written: int = 0
     rebalances: int = 0
     abandoned_batches: int = 0
+    foreign_writes: int = 0
+    rewound_records: int = 0
+    lost_records: int = 0
     decisions: Counter[str] = field(default_factory=Counter)
     dead_letters: Counter[str] = field(default_factory=Counter)
     counters: Counter[str] = field(default_factory=Counter)

@@ -1,7 +1,7 @@
 """Where an epoch's results go: outputs by member key, the changelog by partition."""
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from typing import TypeVar
 
@@ -95,6 +95,16 @@ class Outbox:
                 offset = await sent.last_offset()
         except MessageSizeTooLargeError:
             raise self._refused(entries) from None
+        return offset
+
+    async def rewrite(
+        self, partition: int, changes: Mapping[bytes, bytes | None], before_each: Callable[[], Awaitable[None]]
+    ) -> int | None:
+        """Write records to the changelog again and wait for the acks; returns its last offset."""
+        entries: list[Entry] = [(key, value, []) for key, value in changes.items()]
+        offset = None
+        for sent in await self._writer.send(self._changelog, partition, entries, before_each):
+            offset = await sent.last_offset()
         return offset
 
     async def send_event(self, topic: str, partition: int, value: bytes) -> list[Sent]:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import faust
 import mode
 import structlog
 
+from agents.audit import read_changelog
 from agents.batching import BatchApp, BatchScheduler, BatchSchema, BatchWriter
 from agents.engine_worker import EngineFactory, EngineWorker, WallClock
 from agents.member_table import StateTable
@@ -128,6 +130,7 @@ def create_engine_app(
         quiesce_s=session_timeout_s * _QUIESCE_SHARE, lease_s=session_timeout_s * _LEASE_SHARE,
         silence_s=session_timeout_s * _SILENCE_SHARE,
     )  # fmt: skip
+    worker.read_changelog = partial(read_changelog, app, CHANGELOG)
     return EngineApp(app, worker, metrics, stores, _attach(app, worker, partitions))
 
 

@@ -201,19 +201,26 @@ async def _until_signal(launch: Launch) -> None:
         raise
     except Exception as error:
         log.error("worker failed", role=launch.role, exc_info=error)
-        last = threading.Timer(FAILED_EXIT_S, os._exit, [1])
-        last.daemon = True
-        last.start()
         # A library's error may quote a record; its text is masked in the log and left out here.
         told = f": {error}" if isinstance(error, TidingsError) else ""
-        raise OperatorError(
+        failure = OperatorError(
             f"worker {launch.role}: failed (got {type(error).__name__}{told}); see the log above, then start it again: "
             "it goes on from what is durable",
             exit_code=1,
-        ) from None
+        )
+        last = threading.Timer(FAILED_EXIT_S, _leave, [failure])
+        last.daemon = True
+        last.start()
+        raise failure from None
     finally:
         watchdog.cancel()
     log.info("worker stopped", role=launch.role)
+
+
+def _leave(failure: OperatorError) -> None:
+    """End a process whose tasks or threads hang after a failure, with what it would have said."""
+    click.echo(str(failure), err=True)
+    os._exit(failure.exit_code)
 
 
 def _cut_off(role: str) -> None:

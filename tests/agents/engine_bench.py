@@ -74,7 +74,7 @@ def read_all(bootstrap: str, topic: str) -> list[Any]:
             if end:
                 ends[partition] = end
         consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in ends])
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while ends and time.monotonic() < deadline:
             for message in consumer.consume(1000, 0.2):
                 if message.error():
@@ -83,6 +83,8 @@ def read_all(bootstrap: str, topic: str) -> list[Any]:
                 partition, offset = message.partition() or 0, message.offset() or 0
                 if offset + 1 >= ends.get(partition, 1 << 62):
                     ends.pop(partition, None)
+        if ends:
+            raise TimeoutError(f"{topic} was not read to its end: {ends}")
     finally:
         consumer.close()
     return found

@@ -22,12 +22,12 @@ async def main() -> None:
     while not built.worker.recovered and not running.done():
         await asyncio.sleep(0.02)
     print("ready", flush=True)
-    await running
+    try:
+        await running
+    except Exception:  # as tidings/worker.py: threads and tasks that hang must not outlive a failure
+        traceback.print_exc()
+        os._exit(1)
 
 
 if __name__ == "__main__":
-    try:
-        asyncio.run(main())
-    except BaseException:  # as tidings/worker.py: threads that hang must not outlive a failure
-        traceback.print_exc()
-        os._exit(1)
+    asyncio.run(main())

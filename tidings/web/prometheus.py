@@ -99,6 +99,17 @@ def engine_families(built: "EngineApp") -> list[Family]:
         counter("tidings_attributions_total", "Attributions made durable.", metrics.attributions),
         counter("tidings_ticks_total", "Ticks appended to idle partitions.", metrics.ticks),
         counter("tidings_rebalances_total", "Times the broker took partitions away.", metrics.rebalances),
+        counter(
+            "tidings_foreign_writes_total",
+            "Late writes of another worker in our changelog, repaired.",
+            metrics.foreign_writes,
+        ),
+        counter(
+            "tidings_rewound_records_total",
+            "Committed records read again, the state was behind.",
+            metrics.rewound_records,
+        ),
+        counter("tidings_lost_records_total", "Records deleted before they were applied.", metrics.lost_records),
         counter("tidings_abandoned_batches_total", "Batches let go, to be read again.", metrics.abandoned_batches),
         counter(
             "tidings_decisions_total",
