@@ -22,6 +22,7 @@ from tables.codec import fire_at_of
 from tables.store import META_PREFIX, Entries, FireAt, Hint, fold_changelog, split_entries
 
 FORMAT = 1
+REBUILD = "stop the worker and run: python -m tidings tables rebuild (it is rebuilt from the changelog)"
 _FORMAT_KEY = b"\xffformat"
 _OFFSET_KEY = b"\xffchangelog-offset"
 _RESTORE_KEY = b"\xffrestore"  # present from the first record of a restore until all hints are made
@@ -118,7 +119,7 @@ class RocksStore:
             self._timers_handle = self._db.get_column_family_handle("timers")
             self._meta_handle = self._db.get_column_family_handle("meta")
         except Exception as error:  # rocksdict raises bare Exception for every RocksDB status
-            remedy = "delete this directory: it is rebuilt from the changelog"
+            remedy = REBUILD
             if "lock" in str(error).lower():
                 remedy = "another store has it open: stop that worker, or give this one its own data directory"
             raise StateError(f"{self._path}: cannot be opened (RocksDB says: {error}); {remedy}") from error
@@ -127,17 +128,17 @@ class RocksStore:
         stored = self._meta.get(_FORMAT_KEY)
         if stored is None:
             if self._first_key(self._db) is not None or self._first_key(self._meta) is not None:
-                raise StateError(f"{self._path}: holds data without a format marker; delete it to rebuild")
+                raise StateError(f"{self._path}: holds data without a format marker (got none); {REBUILD}")
             batch = rocksdict.WriteBatch(raw_mode=True)
             batch.put(_FORMAT_KEY, b"%d" % FORMAT, self._meta_handle)
             self._db.write(batch)
             return
         if not stored.isdigit():
-            raise StateError(f"{self._path}: unreadable format marker (got {stored!r}); delete it to rebuild")
+            raise StateError(f"{self._path}: unreadable format marker (got {stored!r}); {REBUILD}")
         if int(stored) > FORMAT:
             raise StateError(
                 f"{self._path}: written by a newer build (format {int(stored)}, this build reads up to {FORMAT}); "
-                "run the newer build, or delete the directory to rebuild it from the changelog"
+                f"run the newer build, or {REBUILD}"
             )
 
     @staticmethod

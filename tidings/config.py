@@ -155,6 +155,18 @@ class Settings:
         45_000, _whole(6_000, 1_800_000), unit="ms",
         reason="how long a silent worker keeps its partitions; below the broker's group.max.session.timeout.ms",
     )  # fmt: skip
+    recovery_stall_ms: int = setting(
+        60_000, _whole(0, 86_400_000), unit="ms; 0 = never",
+        reason="an engine whose recovery gets no record for so long ends itself and is started anew",
+    )  # fmt: skip
+    progress_stall_ms: int = setting(
+        120_000, _whole(0, 86_400_000), unit="ms; 0 = never",
+        reason="likewise where a partition has records and applies none; above a session and a producer's timeout",
+    )  # fmt: skip
+    standby_replicas: int = setting(
+        0, _whole(0, 9), unit="copies",
+        reason="of member records on other engine workers, kept up to date: a takeover reads next to nothing",
+    )  # fmt: skip
     kafka_port: int = setting(
         19_092, _whole(0, 65_535), unit="port; 0 = any free one",
         reason="where broker 'local' listens on 127.0.0.1; a free port is taken if this one is in use",

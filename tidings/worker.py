@@ -230,6 +230,7 @@ def _cut_off(role: str) -> None:
 
 async def _run_engine(launch: Launch, stop: asyncio.Event) -> None:
     # Here, not above: Faust takes 0.7 s to import, and the other roles do without.
+    from agents.watchdog import Limits
     from agents.wiring import create_engine_app, run_engine_app
     from streams.engine import PartitionEngine
     from tidings.web.engine import install_engine
@@ -244,6 +245,8 @@ async def _run_engine(launch: Launch, stop: asyncio.Event) -> None:
             partitions=launch.partitions,
             instance=launch.group_instance_id,
             session_timeout_s=settings.group_session_timeout_ms / 1000,
+            standby_replicas=settings.standby_replicas,
+            limits=Limits(settings.recovery_stall_ms / 1000, settings.progress_stall_ms / 1000),
             web_enabled=True,
             web_host=settings.web_host,
             web_port=launch.port,

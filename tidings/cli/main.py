@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "clickhouse": ("tidings.cli.clickhouse", "clickhouse", "Migrate and inspect the analytics database."),
     "campaigns": ("tidings.cli.campaigns", "campaigns", "List, publish and withdraw campaigns."),
     "dead-letters": ("tidings.cli.dead_letters", "dead_letters", "List, show and replay what could not be used."),
+    "tables": ("tidings.cli.tables", "tables", "Delete local copies of member records, to be rebuilt."),
     "members": ("tidings.cli.members", "members", "Show one member: profile, live instances, decisions."),
 }
 

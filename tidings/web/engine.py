@@ -14,7 +14,7 @@ from yarl import URL
 from agents.outbox import partition_of
 from agents.topics import CHANGELOG
 from agents.wiring import EngineApp
-from tidings.web.pages import campaigns_page, engine_trouble, member_page
+from tidings.web.pages import campaigns_page, engine_trouble, member_page, recovery_progress
 from tidings.web.prometheus import engine_families
 from tidings.web.routes import RETRY_AFTER_S, Probes, error_answer, install, json_answer, unavailable
 
@@ -27,7 +27,10 @@ log = structlog.get_logger("tidings.web")
 def install_engine(built: EngineApp, partitions: int, token: str) -> None:
     """Add all endpoints to the engine's Faust app, before it starts. `partitions`: of `events`."""
     app: web.Application = built.app.web.web_app  # type: ignore[attr-defined]  # Faust's aiohttp driver
-    install(app, Probes("engine", lambda: engine_trouble(built), lambda: engine_families(built)), token)
+    probes = Probes(
+        "engine", lambda: engine_trouble(built), lambda: engine_families(built), lambda: recovery_progress(built)
+    )
+    install(app, probes, token)
 
     async def campaigns(request: web.Request) -> web.Response:
         return json_answer(campaigns_page(built.worker))

@@ -45,12 +45,15 @@ def sink_trouble(counters: Counters | None) -> Trouble | None:
     return None
 
 
+def recovery_progress(built: "EngineApp") -> dict[str, Any] | None:
+    """Say how far the recovery of member records is; None when there is none, or nobody knows yet."""
+    standing = built.worker.recovery.standing
+    return None if built.worker.recovered or standing is None else standing.page()
+
+
 def _remaining(built: "EngineApp") -> str:
     """Count changelog records still to read; '' while nobody knows."""
-    try:
-        left = built.app.tables.recovery.active_remaining_total()  # type: ignore[attr-defined]
-    except AttributeError:
-        return ""
+    left = built.worker.recovery.left()
     return f" (got {left} changelog records to read)" if left > 0 else ""
 
 

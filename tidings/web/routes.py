@@ -33,12 +33,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Probes:
     """What a role tells about itself.
 
-    `trouble`: why it cannot do its work now, None when it can. `families`: its metrics.
+    `trouble`: why it cannot do its work now, None when it can. `families`: its metrics. `progress`: how far the trouble
+    is from its end, where that can be told.
     """
 
     role: str
     trouble: Callable[[], Trouble | None]
     families: Callable[[], list[Family]]
+    progress: Callable[[], dict[str, Any] | None] = lambda: None
 
 
 def install(app: web.Application, probes: Probes, token: str) -> None:
@@ -53,7 +55,9 @@ def install(app: web.Application, probes: Probes, token: str) -> None:
 
     async def ready(request: web.Request) -> web.Response:
         trouble = probes.trouble()
-        return json_answer({"status": "ready"}) if trouble is None else unavailable(probes.role, *trouble)
+        if trouble is None:
+            return json_answer({"status": "ready"})
+        return unavailable(probes.role, *trouble, progress=probes.progress())
 
     async def metrics(request: web.Request) -> web.Response:
         told = process_families(probes.role, probes.trouble() is None) + probes.families()
@@ -142,9 +146,12 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         return error_answer(500, "web", f"unexpected (got {type(error).__name__})", "see this worker's log")
 
 
-def unavailable(place: str, message: str, remedy: str) -> web.Response:
+def unavailable(place: str, message: str, remedy: str, progress: dict[str, Any] | None = None) -> web.Response:
     """Say that it cannot be answered now, and that asking again makes sense."""
-    return error_answer(503, place, message, remedy, {"Retry-After": RETRY_AFTER_S})
+    page = error_page(place, message, remedy)
+    if progress is not None:
+        page = {**page, "progress": progress}
+    return json_answer(page, 503, {"Retry-After": RETRY_AFTER_S})
 
 
 def error_answer(
