@@ -1,17 +1,13 @@
 """Child processes of `demo` and `up`: start them, watch them, start them again, stop them, never leave one behind.
 
-Each child runs under `tidings/brokers/guard.py`, which ends it when we end in whatever way, SIGKILL included. Children
-stand in sessions of their own: Ctrl-C in the terminal reaches us alone, and we stop them in order.
+Each child runs under a guard (`tidings/brokers/guarded.py`), which ends it when we end in whatever way, SIGKILL
+included. Children stand in sessions of their own: Ctrl-C in the terminal reaches us alone, and we stop them in order.
 """
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -19,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.errors import OperatorError
-from tidings.brokers import guard
+from tidings.brokers.guarded import GuardedProcess, alive, take_lock
 from tidings.config import PREFIX, Settings
 from tidings.web.ask import URL_FILE
 
@@ -62,7 +58,7 @@ class Child:
         self.starts = 0
         self._settings = settings
         self._lock = lock
-        self._guard: subprocess.Popen[str] | None = None
+        self._process: GuardedProcess | None = None
 
     def start(self) -> None:
         """Start it."""
@@ -71,47 +67,33 @@ class Child:
         (self._settings.data_dir / f"{self.program.name}-0" / URL_FILE).unlink(missing_ok=True)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         with self.log_path.open("a") as output:
-            self._guard = subprocess.Popen(  # noqa: S603 no shell; the words are ours
-                [sys.executable, "-I", "-S", str(Path(guard.__file__)), str(STOP_S), str(self._lock)]
-                + [sys.executable, "-m", "tidings", *self.program.words],
+            self._process = GuardedProcess(
+                [sys.executable, "-m", "tidings", *self.program.words],
+                stop_s=STOP_S,
+                lock=self._lock,
+                output=output,
                 env=inherited | self._settings.environment(),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=output,
-                text=True,
-                pass_fds=(self._lock,),
-                start_new_session=True,
             )
-        self.pid = int((self._guard.stdout.readline() if self._guard.stdout else "") or 0)
+        self.pid = self._process.pid
         self.starts += 1
 
     def ended(self) -> int | None:
         """Return the exit code of a child that ended by itself, 128 + number for a signal; None while it runs."""
-        return self._guard.poll() if self._guard is not None else None
+        return self._process.ended() if self._process is not None else None
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM, and SIGKILL after `STOP_S`."""
-        if self._guard is not None and self._guard.stdin is not None and not self._guard.stdin.closed:
-            self._guard.stdin.close()
+        if self._process is not None:
+            self._process.ask_to_stop()
 
     def kill(self) -> None:
         """End it at once, with whatever it started."""
-        if self._guard is not None and self._guard.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._guard.pid, signal.SIGKILL)
+        if self._process is not None:
+            self._process.kill()
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for its end; tells whether it came."""
-        if self._guard is None:
-            return True
-        try:
-            self._guard.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return False
-        for pipe in (self._guard.stdin, self._guard.stdout):
-            if pipe is not None:
-                pipe.close()
-        return True
+        return self._process is None or self._process.wait(timeout_s)
 
     def url(self) -> str | None:
         """Where its web endpoints listen; None until it says so."""
@@ -237,10 +219,10 @@ def only_one(path: Path, what: str) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         until = time.monotonic() + STOP_S
-        while not _taken(descriptor):
+        while not take_lock(descriptor):
             holder = _holder(path)
             # Its starter is gone and the children are on their way out: worth a wait.
-            if time.monotonic() > until or holder is None or _alive(holder):
+            if time.monotonic() > until or holder is None or alive(holder):
                 raise OperatorError(
                     f"{path}: {what} already runs on this data (got pid {holder or 'unknown'});"
                     " stop it, or set another TIDINGS_DATA_DIR"
@@ -253,28 +235,8 @@ def only_one(path: Path, what: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _taken(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EACCES):
-            raise
-        return False
-    return True
-
-
 def _holder(path: Path) -> int | None:
     try:
         return int(json.loads(path.read_text())["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

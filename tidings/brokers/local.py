@@ -8,7 +8,6 @@
 """
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -17,7 +16,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 import uuid
 from base64 import urlsafe_b64encode
@@ -28,7 +26,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from schemas.errors import OperatorError
-from tidings.brokers import guard
+from tidings.brokers.guarded import GuardedProcess, alive, take_lock
 from tidings.brokers.jars import ensure_jars, find_program
 from tidings.brokers.waiting import Waiting
 
@@ -116,7 +114,7 @@ class LocalBroker:
         self.note = f"on disk: everything is kept in {data_dir / 'kafka'}"
         self.bootstrap = ""
         self.pid = 0
-        self._guard: subprocess.Popen[str] | None = None
+        self._process: GuardedProcess | None = None
         java = find_program("java")
         self._jars = ensure_jars(cache_dir).absolute()
         self.home.mkdir(parents=True, exist_ok=True)
@@ -155,18 +153,16 @@ class LocalBroker:
         with Waiting("broker 'local': starting Kafka") as waiting, log.open("a") as output:
             if not (self.home / "log" / "meta.properties").exists():
                 self._format(java, output.fileno(), waiting)
-            self._guard = subprocess.Popen(  # noqa: S603 no shell; the words are ours
-                [sys.executable, "-I", "-S", str(Path(guard.__file__)), str(STOP_S_MAX), str(lock)]
-                + self._command(java, "kafka.Kafka", f"-Xms{min(128, heap_mb)}m", f"-Xmx{heap_mb}m")
-                + [str(self.home / "server.properties")],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=output,
-                text=True,
-                pass_fds=(lock,),
-                start_new_session=True,  # Ctrl-C in the terminal is for the workers; see guard.py
+            self._process = GuardedProcess(
+                [
+                    *self._command(java, "kafka.Kafka", f"-Xms{min(128, heap_mb)}m", f"-Xmx{heap_mb}m"),
+                    str(self.home / "server.properties"),
+                ],
+                stop_s=STOP_S_MAX,
+                lock=lock,
+                output=output,
             )
-            self.pid = int((self._guard.stdout.readline() if self._guard.stdout else "") or 0)
+            self.pid = self._process.pid
             record = {"pid": self.pid, "starter": os.getpid(), "bootstrap": bootstrap}
             (self.home / "running.json").write_text(json.dumps(record))
             self._await_ready(bootstrap, waiting)
@@ -214,8 +210,9 @@ class LocalBroker:
                     return
 
     def _check_alive(self, until: float) -> None:
-        if self._guard is not None and self._guard.poll() is not None:
-            raise self._failed(f"ended by itself, exit code {self._guard.returncode}")
+        code = self._process.ended() if self._process is not None else None
+        if code is not None:
+            raise self._failed(f"ended by itself, exit code {code}")
         if time.monotonic() > until:
             raise self._failed(f"gave no answer for {READY_S_MAX:.0f} s")
 
@@ -235,17 +232,13 @@ class LocalBroker:
 
     def stop(self) -> None:
         """Stop Kafka and wait until it is gone: SIGTERM, a bound of 20 s, SIGKILL. Idempotent; the data stays."""
-        process, self._guard = self._guard, None
+        process, self._process = self._process, None
         if process is None:
             return
-        if process.stdin:
-            process.stdin.close()  # the sign to stop, see guard.py
+        process.ask_to_stop()
         with Waiting("broker 'local': stopping Kafka") as waiting:
-            while process.poll() is None:
+            while not process.wait(0.02):
                 waiting.tick()
-                time.sleep(0.02)
-        if process.stdout:
-            process.stdout.close()
         (self.home / "running.json").unlink(missing_ok=True)
 
     def kill(self) -> None:
@@ -271,16 +264,11 @@ def _take_lock(home: Path) -> int:
     until = time.monotonic() + STOP_S_MAX + 5
     with Waiting("broker 'local': waiting for the one before to stop") as waiting:
         while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise
-            else:
+            if take_lock(descriptor):
                 return descriptor
             record = _recorded(home)
             starter = record.get("starter", "")
-            if (starter and _alive(int(starter))) or time.monotonic() > until:
+            if (starter and alive(int(starter))) or time.monotonic() > until:
                 os.close(descriptor)
                 address = record.get("bootstrap", "unknown address")
                 raise OperatorError(
@@ -307,16 +295,6 @@ def _cluster_id(home: Path) -> str | None:
         if name.strip() == "cluster.id":
             return value.strip()
     return None
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _free_port(wanted: int) -> int:

@@ -108,8 +108,8 @@ def test_kafka_ends_when_its_starter_is_killed_and_the_next_start_waits_for_it(t
 @kafka
 def test_kafka_ends_when_its_guard_is_killed(tmp_path):
     with LocalBroker(tmp_path, CACHE) as broker:
-        assert broker._guard is not None
-        os.kill(broker._guard.pid, signal.SIGKILL)
+        assert broker._process is not None
+        os.kill(broker._process._guard.pid, signal.SIGKILL)
         assert gone(broker.pid)
 
 
