@@ -59,6 +59,7 @@ class RecoveryProgress:
         self._began = 0.0
         self._logged = 0.0
         self.standing: Standing | None = None
+        self.records_read = 0  # by the latest recovery that came to its end
 
     def left(self) -> int:
         """Count the changelog records of our partitions that are still to read."""
@@ -90,4 +91,5 @@ class RecoveryProgress:
         """Say that the partitions are ours and complete."""
         if self.standing is not None and self._total:
             log.info("member records recovered", records=self._total, took_s=round(self._clock() - self._began, 1))
+        self.records_read = self._total
         self.standing, self._round, self._total = None, None, 0

@@ -131,7 +131,7 @@ class RocksStore:
                 raise StateError(f"{self._path}: holds data without a format marker (got none); {REBUILD}")
             batch = rocksdict.WriteBatch(raw_mode=True)
             batch.put(_FORMAT_KEY, b"%d" % FORMAT, self._meta_handle)
-            self._db.write(batch)
+            self._commit(batch)
             return
         if not stored.isdigit():
             raise StateError(f"{self._path}: unreadable format marker (got {stored!r}); {REBUILD}")
@@ -206,7 +206,16 @@ class RocksStore:
             put(_OFFSET_KEY, b"%d" % changelog_offset, self._meta_handle)
         self._low = low  # lowered before the write: a failed write leaves it too low, which is only slower
         self._blank = False
-        self._db.write(batch)
+        self._commit(batch)
+
+    def _commit(self, batch: Any) -> None:
+        try:
+            self._db.write(batch)
+        except Exception as error:  # rocksdict raises bare Exception for every RocksDB status
+            raise StateError(
+                f"{self._path}: cannot be written (RocksDB says: {error}); check the disk's free space and rights, then"
+                " start the worker again: nothing is half written, it goes on from what is durable"
+            ) from error
 
     def _batch(self, members: Mapping[bytes, bytes | None], meta: Mapping[bytes, bytes | None]) -> Any:
         batch = rocksdict.WriteBatch(raw_mode=True)
@@ -242,7 +251,7 @@ class RocksStore:
         batch = self._batch(members, meta)
         batch.put(_RESTORE_KEY, b"1", self._meta_handle)
         batch.put(_OFFSET_KEY, b"%d" % last_offset, self._meta_handle)
-        self._db.write(batch)
+        self._commit(batch)
         self._restoring, self._blank = True, False
 
     def index_hints(self, most: int = _INDEX_CHUNK) -> bool:
@@ -273,7 +282,7 @@ class RocksStore:
         done = not cursor.valid()
         if done:
             batch.delete(_RESTORE_KEY, self._meta_handle)  # with the last hints: until here a crash makes all anew
-        self._db.write(batch)
+        self._commit(batch)
         self._indexed = key
         if not done:
             return True

@@ -105,9 +105,62 @@ async def test_standby_holds_a_copy_equal_to_the_owners(bootstrap: str, tmp_path
             return kept[0] == kept[1]
 
         await until(copies_agree, "standbys caught up")
+        await both[0].app.stop()
+        await until(lambda: len(both[1].worker.tasks) == 4, "the other takes over", 40)
+        assert both[1].worker.recovery.records_read == 0  # it had everything
+        assert applied(both[1]) == len(log)
     finally:
         for one in both:
             await one.app.stop()
+
+
+async def test_static_member_that_is_back_within_its_session_costs_the_others_no_rebalance(
+    bootstrap: str, tmp_path: Path
+) -> None:
+    def made(name: str) -> EngineApp:
+        return worker(
+            bootstrap, tmp_path / name, session_timeout_s=20.0, instance=name, canonical_url=f"http://{name}:6066"
+        )
+
+    log = events(600)
+    first, second = made("one"), made("two")
+    for one in (first, second):
+        await one.app.start()
+    try:
+        await until(lambda: len(first.worker.tasks) == len(second.worker.tasks) == 2, "partitions shared", 40)
+        owned, rebalances = set(first.worker.tasks), second.metrics.rebalances
+        await first.app.stop()
+        await in_thread(produce, bootstrap, log)
+        first = made("one")
+        await first.app.start()
+        await until(lambda: set(first.worker.tasks) == owned, "the same partitions again", 15)
+        await until(lambda: applied(first, second) == len(log), "all events applied")
+        assert second.metrics.rebalances == rebalances
+        assert first.worker.recovery.records_read == 0
+    finally:
+        for one in (first, second):
+            await one.app.stop()
+    assert sorted(await in_thread(command_ids, bootstrap)) == sorted(expected_ids(log))
+
+
+async def test_sigterm_under_load_ends_within_10_s_with_what_landed_committed(bootstrap: str, tmp_path: Path) -> None:
+    log = events(8_000)
+    async with process(bootstrap, tmp_path / "one", 10.0) as child:
+        loading = asyncio.create_task(trickle(bootstrap, log, 6.0))
+        await asyncio.sleep(3)
+        child.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(child.wait(), 10) == 0
+        await loading
+    done = await in_thread(committed, bootstrap)
+    assert 0 < done < len(log)
+    successor = worker(bootstrap, tmp_path / "one", session_timeout_s=10.0)
+    await successor.app.start()
+    try:
+        await until(lambda: applied(successor) == len(log), "the rest applied", 40)
+        assert successor.metrics.records == len(log) - done  # nothing that had landed was repeated
+    finally:
+        await successor.app.stop()
+    assert sorted(await in_thread(command_ids, bootstrap)) == sorted(expected_ids(log))
 
 
 async def test_worker_frozen_past_its_session_writes_nothing_over_its_successor(bootstrap: str, tmp_path: Path) -> None:

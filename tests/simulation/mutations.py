@@ -73,6 +73,10 @@ def outputs_not_awaited() -> list[Undo]:
     return [put(engine_worker.Flight, "__init__", init)]
 
 
+def silence_ignored() -> list[Undo]:
+    return rewrite(lease.Lease, "granted", ("while self.silence_s > self._silent_s:", "while False:"))
+
+
 def changelog_not_awaited() -> list[Undo]:
     return rewrite(outbox.Outbox, "send_changelog", ("offset = await sent.last_offset()", "offset = None"))
 
@@ -189,17 +193,18 @@ MUTATIONS = [
         "an epoch gathers nothing from a queue of which batches may have been dropped",
         lambda: rewrite(engine_worker.PartitionTask, "_compute", ("not self.closing and not", "not")),
     ),
-    Mutation("no lease", "a paused worker stops", lambda: [put(lease.Lease, "check", lambda self: None)]),
+    # The lease's two rules stand in for one another at a pause: each shows only without the other.
+    Mutation(
+        "no lease",
+        "a paused worker stops",
+        lambda: [put(lease.Lease, "check", lambda self: None), *silence_ignored()],
+    ),
     Mutation(
         "renewal hides a pause",
         "a renewal after a pause sees the pause",
-        lambda: rewrite(lease.Lease, "renew", ("self.check()", "")),
+        lambda: [*rewrite(lease.Lease, "renew", ("self.check()", "")), *silence_ignored()],
     ),
-    Mutation(
-        "silence ignored",
-        "a worker that no heartbeat is accepted of writes nothing",
-        lambda: rewrite(lease.Lease, "granted", ("while self.silence_s > self._silent_s:", "while False:")),
-    ),
+    Mutation("silence ignored", "a worker that no heartbeat is accepted of writes nothing", silence_ignored),
     Mutation(
         "records applied twice by the partition",
         "records up to `applied_offset` are skipped",
