@@ -1,9 +1,11 @@
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from agents.records import Counters
-from tidings.web.pages import campaigns_page, member_page, sink_trouble
+from agents.recovery import Standing
+from tidings.web.pages import campaigns_page, member_page, recovery_progress, sink_trouble
 
 AT = 1_795_255_200_123  # 2026-11-21T10:00:00.123Z
 
@@ -86,3 +88,15 @@ def test_a_sink_that_cannot_insert_says_so(counters: Counters | None, word: str)
 
 def test_a_sink_that_inserts_is_ready() -> None:
     assert sink_trouble(Counters()) is None
+
+
+def test_recovery_under_way_is_told_in_numbers_and_a_finished_one_is_not() -> None:
+    standing = Standing(total=1_000, left=250, rate=500.0, eta_s=0.5)
+    recovering: Any = SimpleNamespace(
+        worker=SimpleNamespace(recovered=False, recovery=SimpleNamespace(standing=standing))
+    )
+    assert recovery_progress(recovering) == {
+        "records_total": 1_000, "records_left": 250, "percent": 75.0, "records_per_second": 500, "eta_s": 0.5,
+    }  # fmt: skip
+    recovering.worker.recovered = True
+    assert recovery_progress(recovering) is None
