@@ -88,15 +88,25 @@ def require_whole(ends: Mapping[TP, int | None], read: Mapping[TP, int | None]) 
     Faust goes on where asking for the ends took too long, and a worker that lost the partition may still have written.
 
     Raises:
-        StateError: an end lies behind what was read.
+        StateError: an end lies behind what was read, or before it.
     """
     for tp, end in sorted(ends.items()):
         last = read.get(tp)
+        if end is not None and last is not None and last >= end:  # Faust does not look where the end is 0 or 1
+            raise changelog_too_short(tp.topic, f"end {end} of partition {tp.partition}, stored {last}")
         if end is not None and (-1 if last is None else last) + 1 < end:
             raise StateError(
                 f"{tp.topic}, partition {tp.partition}: not read to its end (got {last} of {end - 1}): the broker"
                 " answered late, or a worker that had the partition before wrote to it; start this worker again"
             )
+
+
+def changelog_too_short(topic: str, got: str) -> StateError:
+    """Say that a local store is ahead of the changelog."""
+    return StateError(
+        f"topic {topic}: ends before what a local store holds (got {' '.join(got.split())}): the topic was made anew or"
+        " lost its tail; bring it back, or take what it still has: python -m tidings tables rebuild"
+    )
 
 
 def require_log(topic: str, changelog: str, begin: int, end: int, partition: int, applied: int) -> int:

@@ -31,7 +31,7 @@ class Lease:
 
     def __init__(self, paused_s: float, silent_s: float, clock: Callable[[], float] | None = None) -> None:
         self._paused_s = paused_s
-        self._silent_s = silent_s
+        self.silent_s = silent_s
         self._clock = clock or running_s
         self._heard = self._clock()
         self.begin()
@@ -77,6 +77,6 @@ class Lease:
         Raises:
             StateError: as `check`.
         """
-        while self.silence_s > self._silent_s:
+        while self.silence_s > self.silent_s:
             await asyncio.sleep(POLL_S)
         self.check()

@@ -11,8 +11,9 @@ from typing import Any
 import faust
 import mode
 import structlog
+from faust.exceptions import ConsistencyError
 
-from agents.audit import read_changelog
+from agents.audit import changelog_too_short, read_changelog
 from agents.batching import BatchApp, BatchScheduler, BatchSchema, BatchWriter
 from agents.engine_worker import EngineFactory, EngineWorker, WallClock
 from agents.member_table import StateTable
@@ -186,6 +187,8 @@ async def run_engine_app(built: EngineApp, ended: asyncio.Event) -> None:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
     failure = built.worker.failure or app.crash_reason
+    if isinstance(failure, ConsistencyError):
+        raise changelog_too_short(CHANGELOG, str(failure)) from failure
     if failure is not None:
         raise failure
 

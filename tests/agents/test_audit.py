@@ -1,5 +1,6 @@
 """State against logs: after a recovery, and at each write to the changelog."""
 
+import asyncio
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from faust.types import TP
 
 from agents.audit import ChangelogPlace, require_log, require_whole
 from agents.topics import CHANGELOG, EVENTS
+from agents.wiring import run_engine_app
 from schemas.errors import StateError
+from tables.rocks import RocksStore
 from tests.agents.counting_engine import META
-from tests.agents.engine_bench import applied, in_thread, produce, start_broker, until, worker
+from tests.agents.engine_bench import SMALL, applied, in_thread, produce, start_broker, until, worker
 from tests.agents.test_engine_worker import applies, folded_changelog, running, stored_members
 
 TP0 = TP("members", 0)
@@ -53,6 +56,12 @@ def test_changelog_read_to_its_end_is_whole(end: int | None, read: int | None) -
 @pytest.mark.parametrize(("end", "read"), [(1, -1), (1, None), (5, 3)])
 def test_changelog_not_read_to_its_end_is_refused(end: int, read: int | None) -> None:
     with pytest.raises(StateError, match="partition 0: not read to its end"):
+        require_whole({TP0: end}, {TP0: read})
+
+
+@pytest.mark.parametrize(("end", "read"), [(0, 0), (1, 1), (5, 9)])
+def test_changelog_that_ends_before_what_is_stored_is_refused(end: int, read: int) -> None:
+    with pytest.raises(StateError, match="ends before what a local store holds.*tables rebuild"):
         require_whole({TP0: end}, {TP0: read})
 
 
@@ -120,3 +129,33 @@ async def test_events_topic_made_anew_is_refused_instead_of_being_skipped(tmp_pa
             assert applied(built) >= 0
         finally:
             await built.app.stop()
+
+
+async def test_changelog_that_ends_before_a_local_store_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    with start_broker() as broker:
+        async with running(worker(broker.bootstrap, tmp_path)) as built:
+            await in_thread(produce, broker.bootstrap, [("m1", b"{}")] * 40)
+            await until(partial(applies, built, 40), "applied")
+            partition = next(p for p in built.stores.partitions() if built.stores.open(p).dump()[0])
+    with start_broker() as fresh:
+        one_record = Producer({"bootstrap.servers": fresh.bootstrap})
+        store = RocksStore(tmp_path / "engine" / f"members-{partition}.db", SMALL)
+        store.write({}, {}, [], 1_000)  # far ahead
+        store.close()
+        one_record.produce(CHANGELOG, key=b"m1", value=b"\x92\x01\xc0", partition=partition)
+        one_record.produce(CHANGELOG, key=b"m1", value=b"\x92\x01\xc0", partition=partition)
+        one_record.flush(5)
+        with pytest.raises(StateError, match="ends before what a local store holds.*tidings tables rebuild"):
+            await asyncio.wait_for(run_engine_app(worker(fresh.bootstrap, tmp_path), asyncio.Event()), 30)
+
+
+@pytest.mark.parametrize("session_s", [6.0, 45.0, 300.0])
+def test_what_a_silent_worker_has_handed_over_is_given_up_before_its_session_ends(
+    tmp_path: Path, session_s: float
+) -> None:
+    built = worker("127.0.0.1:9", tmp_path, session_timeout_s=session_s)
+    conf = built.app.conf
+    waits = conf.producer_request_timeout + conf.producer_linger + built.worker.lease.silent_s
+    assert waits <= session_s * 0.75
+    assert conf.broker_heartbeat_interval * 2 < built.worker.lease.silent_s
+    built.stores.close_all()

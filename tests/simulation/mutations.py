@@ -74,7 +74,7 @@ def outputs_not_awaited() -> list[Undo]:
 
 
 def silence_ignored() -> list[Undo]:
-    return rewrite(lease.Lease, "granted", ("while self.silence_s > self._silent_s:", "while False:"))
+    return rewrite(lease.Lease, "granted", ("while self.silence_s > self.silent_s:", "while False:"))
 
 
 def changelog_not_awaited() -> list[Undo]:
