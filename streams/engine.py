@@ -6,12 +6,12 @@ result. Members live in an overlay that runs ahead of the store; the caller make
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from typing import Any
 
 import msgspec
 
-from schemas.codec import decode_event
+from schemas.codec import decode_event, plain_events
 from schemas.errors import DecodeError
 from schemas.events import CONTROL_TYPES, TICK, Event, Record
 from schemas.ids import event_id_at
@@ -25,9 +25,11 @@ from streams.late import cancel_of, forget_firing, meets_firing, note_firing
 from streams.patterns.match import COMPLETED, COUNTED_AS, SILENT, Moment, Outcome, advance_instances, reach_deadline
 from streams.patterns.plan import MAX_AGE_MS, Plan
 from streams.patterns.start import try_start
+from streams.patterns.wait import begin_wait
 from streams.registry import META_CLOCK, Registry
 from streams.routes import Route
 from streams.schedule import arm_dates, fire_date, next_wake
+from streams.timers import Timers
 from streams.views import view_of
 from tables.codec import decode_member, encode_member
 from tables.digests import add, digest_of, holds
@@ -58,6 +60,12 @@ class PartitionEngine:
         observer: told of every instance that ends: (kind, plan, member, instance, offset, event id that did it).
     """
 
+    __slots__ = (
+        "partition", "topic", "applied_offset", "clock_ms", "_durable", "_decisions", "_decode", "_observer",
+        "_store", "_members", "_timers", "_epoch_number", "_written_number", "_epochs", "_out",
+        "_changed", "_counts", "_event_count", "_fired", "breaker", "registry",
+    )  # fmt: skip
+
     def __init__(
         self,
         partition: int,
@@ -71,19 +79,15 @@ class PartitionEngine:
         decode: Callable[[bytes | None], Event] = decode_event,
         observer: Observer | None = None,
     ) -> None:
-        self.partition = partition
-        self.topic = topic
+        self.partition, self.topic = partition, topic
         self.applied_offset = -1
         self.clock_ms = 0
-        self._durable = durable
-        self._decisions = decisions
+        self._durable, self._decisions = durable, decisions
         self._decode = decode
         self._observer = observer
         self._store = store
         self._members = HotMembers(hot_bytes)
-        self._heap: list[tuple[int, str]] = []
-        self._hints_read: tuple[int, bytes] | None = None
-        self._more_hints = True
+        self._timers = Timers(store.due, HINTS_PAGE)
         self._epoch_number = 0
         self._written_number = 0
         self._epochs: dict[int, int] = {}
@@ -97,12 +101,11 @@ class PartitionEngine:
         self.registry = Registry(meta, campaigns)
         if META_CLOCK in meta:
             self.applied_offset, self.clock_ms = _unpack(meta[META_CLOCK])[1:3]
-        self._read_hints()
 
     @property
     def next_fire_ms(self) -> int | None:
         """The clock value at which the earliest pending timer fires; None when none is pending."""
-        return self._heap[0][0] if self._heap else None
+        return self._timers.earliest()
 
     # ------------------------------------------------------------ one epoch
 
@@ -121,15 +124,15 @@ class PartitionEngine:
         self._event_count = 0
         given = events is not None
         if events is None:
-            events = [self._read(record) if record.offset > self.applied_offset else None for record in records]
-        members, heap = self._members, self._heap
+            events = self._read_all(records)
+        members, timers = self._members, self._timers
         self._load([event.member_id for event in events if event is not None and event.member_id not in members])
         for record, event in zip(records, events, strict=True):
             if record.offset <= self.applied_offset:
                 continue
             if record.append_ms > self.clock_ms:
                 self.clock_ms = record.append_ms
-            if heap and heap[0][0] <= self.clock_ms:
+            if timers.first <= self.clock_ms:
                 self._fire_due(record)
             if event is None:
                 if given:
@@ -173,6 +176,13 @@ class PartitionEngine:
         self._epochs[out.last_offset] = self._epoch_number
         return out
 
+    def _read_all(self, records: Sequence[Record]) -> Sequence[Event | None]:
+        """Decode records, those that are new."""
+        if self._decode is not decode_event:
+            return [self._read(record) for record in records]
+        events = plain_events([record.value for record in records])
+        return [self._read(records[n]) if event is None else event for n, event in enumerate(events)]
+
     def _read(self, record: Record) -> Event | None:
         """Decode one record; what is no event becomes a dead letter and None."""
         if record.offset <= self.applied_offset:
@@ -207,16 +217,7 @@ class PartitionEngine:
     def _schedule(self, member: Member, wake: int | None) -> None:
         if wake is not None and (member.scheduled is None or wake < member.scheduled):
             member.scheduled = wake
-            heappush(self._heap, (wake, member.member_id))
-
-    def _read_hints(self) -> None:
-        """Read one page of timer hints; a stale one costs a look at its member and dies."""
-        page = self._store.due(self._hints_read, HINTS_PAGE)
-        self._more_hints = len(page) == HINTS_PAGE
-        if page:
-            self._hints_read = page[-1]
-            self._heap.extend((fire_at, key.decode()) for fire_at, key in page)
-            heapify(self._heap)
+            self._timers.set(wake, member.member_id)
 
     # ------------------------------------------------------------ applying a record
 
@@ -238,15 +239,16 @@ class PartitionEngine:
         too_old = e < append_ms - MAX_AGE_MS
         if too_old:
             self._counts["events.too_old"] += 1
+        registry = self.registry
         changed = type_ in FOLDED_TYPES and self._fold(record, member, event)
-        if self.registry.dated:
+        if registry.dated:
             self._arm_dates(member, changed)
         if type_ in TOUCH_TYPES:
             forget_stale_touches(member, self.clock_ms, MAX_AGE_MS)
             record_touch(member, event, e)
         elif type_ in CONVERSION_TYPES and member.touches:
             self._attribute(member, event, event_id, e, record)
-        route = self.registry.routes.get(type_)
+        route = registry.routes.get(type_)
         if route is not None:
             moment = Moment(event_id, type_, e, offset, event.data, member.profile, self.clock_ms, too_old)
             self._match(route, member, moment, record)
@@ -269,7 +271,7 @@ class PartitionEngine:
             self._schedule(member, next_wake(member, self.registry.live))
 
     def _match(self, route: Route, member: Member, moment: Moment, record: Record) -> None:
-        if not moment.too_old:
+        if route.series and not moment.too_old:
             for series in route.series:
                 try:
                     if remember(member, series, moment):
@@ -300,6 +302,13 @@ class PartitionEngine:
         fresh = state is None
         if state is None:
             state = member.plans[plan.id] = PlanState()
+        wait = plan.wait
+        if wait is not None and starts and moment.type in plan.plain_starts and not moment.too_old:
+            general = self.breaker.watched or (moves and (state.instances or state.late))
+            begun = None if general else begin_wait(plan, wait, state, member, moment)
+            if begun is not None:
+                self._wake_for(member, state) if member.scheduled is None else self._schedule(member, begun.wake)
+                return
         out: list[Outcome] = []
         advanced: dict[Any, bool] = {}
         try:
@@ -411,12 +420,8 @@ class PartitionEngine:
 
     def _fire_due(self, record: Record) -> None:
         """Fire every timer with due + lateness <= clock, in the order (due, member, campaign, start)."""
-        heap, clock_ms, members = self._heap, self.clock_ms, self._members
-        due_ids: dict[str, None] = {}
-        while heap and heap[0][0] <= clock_ms:
-            due_ids[heappop(heap)[1]] = None
-            if not heap and self._more_hints:
-                self._read_hints()
+        members = self._members
+        due_ids = self._timers.take(self.clock_ms)
         self._load([member_id for member_id in due_ids if member_id not in members])
         queue: list[tuple[Any, ...]] = []
         for member_id in due_ids:

@@ -1,10 +1,11 @@
 """A pure, broker-free run of the engine over a recorded log of one partition."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import msgspec
 
-from schemas.codec import decode_event
+from schemas.codec import decode_event, plain_events
 from schemas.errors import DecodeError
 from schemas.events import Event, Record
 from schemas.instants import instant_ms
@@ -14,6 +15,7 @@ from streams.patterns.plan import Plan
 from tables.store import MemoryStore
 
 BATCH = 4_096
+READ_AHEAD = 256  # lines decoded together for who asks for one after the other
 
 
 class _Times(msgspec.Struct, gc=False):
@@ -25,28 +27,67 @@ _decode_times = msgspec.json.Decoder(_Times).decode
 Line = tuple[Record, Event | None]
 
 
-def read_log(lines: Iterable[bytes]) -> Iterator[Line]:
+class Log:
+    """The log of one partition, read from lines as it is asked for: a (record, event) for each line."""
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        self._lines = iter(lines)
+        self._offset = 0
+        self._latest_ms = 0
+
+    def __iter__(self) -> Iterator[Line]:
+        """Yield line after line."""
+        for records, events in self.batches(READ_AHEAD):
+            yield from zip(records, events, strict=True)
+
+    def batches(self, size: int) -> Iterator[tuple[list[Record], list[Event | None]]]:
+        """Yield `size` lines at a time, decoded together; blank lines count, so there may be fewer records."""
+        while lines := list(islice(self._lines, size)):
+            values = [line.strip() for line in lines]
+            places: Sequence[int] = range(self._offset, self._offset + len(lines))
+            self._offset += len(lines)
+            if b"" in values:
+                places = [place for place, value in zip(places, values, strict=True) if value]
+                values = [value for value in values if value]
+            if values:
+                yield self._read(places, values)
+
+    def _read(self, places: Sequence[int], values: Sequence[bytes]) -> tuple[list[Record], list[Event | None]]:
+        records: list[Record] = []
+        events = plain_events(values)
+        latest_ms = self._latest_ms
+        for number, event in enumerate(events):
+            value = values[number]
+            if event is None or b'"appended_at"' in value:
+                append_ms, events[number] = _read_line(value, event, latest_ms)
+            else:
+                append_ms = event.occurred_at_ms
+                if append_ms < latest_ms:
+                    append_ms = latest_ms
+            if append_ms > latest_ms:
+                latest_ms = append_ms
+            records.append(Record(places[number], append_ms, None, value))
+        self._latest_ms = latest_ms
+        return records, events
+
+
+def _read_line(value: bytes, event: Event | None, latest_ms: int) -> tuple[int, Event | None]:
+    """Read one line: its append time, and its event if it is one; `event`: the one already read."""
+    try:
+        event = event or decode_event(value)
+        appended = _decode_times(value).appended_at if b'"appended_at"' in value else None
+        return instant_ms(appended) if appended is not None else max(latest_ms, event.occurred_at_ms), event
+    except (DecodeError, msgspec.MsgspecError, ValueError):
+        return latest_ms, None
+
+
+def read_log(lines: Iterable[bytes]) -> Log:
     """Read NDJSON lines as the log of one partition, offset = zero-based line (SEMANTICS 68).
 
     `appended_at` is the append time; without it `occurred_at` is, made monotone. A line that is no event comes without
     one, at the append time of the line before, for the engine to refuse. Blank lines count as lines and are left out.
     """
-    latest = 0
-    for offset, line in enumerate(lines):
-        value = line.strip()
-        if not value:
-            continue
-        event: Event | None = None
-        append_ms = latest
-        try:
-            event = decode_event(value)
-            appended = _decode_times(value).appended_at if b'"appended_at"' in value else None
-            append_ms = instant_ms(appended) if appended is not None else max(latest, event.occurred_at_ms)
-        except (DecodeError, msgspec.MsgspecError, ValueError):
-            event = None
-        if append_ms > latest:
-            latest = append_ms
-        yield Record(offset, append_ms, None, value), event
+    return Log(lines)
 
 
 def replay(
@@ -68,16 +109,14 @@ def replay(
     fixed = None if plans is None else list(plans)
     engine = PartitionEngine(partition, MemoryStore(), topic=topic, campaigns=fixed, durable=False, decisions=decisions)
     fired: set[str] = set()
-    records: list[Record] = []
-    events: list[Event | None] = []
-    for record, event in log:
-        records.append(record)
-        events.append(event)
-        if len(records) >= batch:
-            yield _once(engine.run(records, events), fired)
-            records, events = [], []
-    if records:
+    for records, events in log.batches(batch) if isinstance(log, Log) else _batches(log, batch):
         yield _once(engine.run(records, events), fired)
+
+
+def _batches(log: Iterable[Line], size: int) -> Iterator[tuple[list[Record], list[Event | None]]]:
+    lines = iter(log)
+    while batch := list(islice(lines, size)):
+        yield [record for record, _ in batch], [event for _, event in batch]
 
 
 def _once(epoch: Epoch, fired: set[str]) -> Epoch:

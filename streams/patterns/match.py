@@ -8,6 +8,8 @@ first, then the start.
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import msgspec
+
 from streams.patterns.expressions import Data, capture
 from streams.patterns.plan import Plan, Ref, StepPlan, TermPlan
 from streams.patterns.windows import (
@@ -41,27 +43,23 @@ PlanOf = Callable[[str, str], Plan | None]
 _NO_ALIASES: dict[str, Data] = {}
 
 
-class Moment:
+class Moment(msgspec.Struct, gc=False, eq=False):
     """One event of one member at its place in the log. `e` is clamped event time, `clock` the partition's C at it.
 
     `too_old`: it updates history and moves no pattern. `keys`: correlation keys by `same` clause, filled on demand.
+    `begun`: instances begun by this event, for their start order.
     """
 
-    __slots__ = ("event_id", "type", "e", "offset", "data", "profile", "clock", "too_old", "keys", "begun")
-
-    def __init__(
-        self, event_id: str, type_: str, e: int, offset: int, data: Data, profile: Data, clock: int, too_old: bool
-    ) -> None:
-        self.event_id = event_id
-        self.type = type_
-        self.e = e
-        self.offset = offset
-        self.data = data
-        self.profile = profile
-        self.clock = clock
-        self.too_old = too_old
-        self.keys: dict[Any, list[tuple[Any, Any]]] = {}
-        self.begun = 0  # instances begun by this event, for their start order
+    event_id: str
+    type: str
+    e: int
+    offset: int
+    data: Data
+    profile: Data
+    clock: int
+    too_old: bool
+    keys: dict[Any, list[tuple[Any, Any]]] = {}  # noqa: RUF012 msgspec gives each its own
+    begun: int = 0
 
     def keys_for(self, plan: Plan) -> list[tuple[Any, Any]]:
         """List (key, correlation) of this event under the plan's `same` clause."""

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from itertools import product
 from typing import Any
 
+import msgspec
+
 from schemas.campaign import Campaign, Repeat
 from schemas.ids import h128
 from streams.patterns.expressions import (
@@ -140,8 +142,30 @@ class StepPlan:
         self.threshold = 0.0
 
 
+class Wait(msgspec.Struct, frozen=True):
+    """A plan `A then no B for T` with at most one plain `same` path, flat, for `streams.patterns.wait`.
+
+    `path`: the attribute that is the key, None without `same`. `alias`, `captured`: what of A is kept, and as what.
+    `broken_by`: histories of B.
+    """
+
+    path: str | None
+    span_ms: int
+    alias: str
+    captured: Names
+    last_names: Names
+    broken_by: Names
+
+
 class Plan:
     """One campaign version, ready to run. Immutable after construction."""
+
+    __slots__ = (
+        "campaign", "id", "version", "leads_with_absence", "pattern", "same", "keys_of", "whole_ms", "steps",
+        "lateness_ms", "since_offset", "since_ms", "waits", "repeat", "aliases", "where_expr", "if_still_expr",
+        "where", "if_still", "send_exprs", "send_values", "captures", "last_names", "capped", "series", "types",
+        "start_types", "moving_types", "plain_starts", "last_absent_types", "wait", "dated", "shape",
+    )  # fmt: skip
 
     def __init__(self, campaign: Campaign) -> None:
         self.campaign = campaign
@@ -185,6 +209,7 @@ class Plan:
         )
         last = self.steps[-1].term if self.steps[-1].kind == "absent" else None
         self.last_absent_types = frozenset(last.by_type) if last is not None else frozenset()
+        self.wait = _flat_wait(self)
         self.dated = self.steps[0].kind in ("date", "calendar")
         self.shape = h128(pattern.text, str(campaign.lateness_ms), str(self.repeat), campaign.where or "")
 
@@ -246,6 +271,23 @@ class Plan:
         series.first_local = compile_judge(And(anchor, here)) if anchor else None
         series.first_alias = alias
         return series, compile_judge(late_expr) if late_expr is not None else None
+
+
+def _flat_wait(plan: Plan) -> Wait | None:
+    if [step.kind for step in plan.steps] != ["event", "absent"] or len(plan.same) > 1:
+        return None
+    first, last = plan.steps
+    if last.term is None or last.term.kind == "all" or any(len(parts) > 1 for parts in plan.same):
+        return None
+    alias = first.alias or ""
+    return Wait(
+        path=plan.same[0][0] if plan.same else None,
+        span_ms=last.window_ms,
+        alias=alias,
+        captured=plan.captures.get(alias, ()),
+        last_names=plan.last_names,
+        broken_by=tuple(dict.fromkeys(ref.series for ref in last.term.refs)),
+    )
 
 
 def correlation_key(value: Any) -> Any:

@@ -208,11 +208,13 @@ MUTATIONS = [
     Mutation(
         "records applied twice by the partition",
         "records up to `applied_offset` are skipped",
-        lambda: rewrite(
-            engine.PartitionEngine,
-            "run",
-            ("if record.offset <= self.applied_offset:", "if False:"),
-            ("if record.offset > self.applied_offset else None", ""),
+        lambda: (
+            rewrite(
+                engine.PartitionEngine,
+                "run",
+                ("if record.offset <= self.applied_offset:", "if False:"),
+            )
+            + rewrite(engine.PartitionEngine, "_read", ("if record.offset <= self.applied_offset:", "if False:"))
         ),
     ),
     Mutation(
@@ -256,10 +258,10 @@ MUTATIONS = [
         lambda: rewrite(
             engine.PartitionEngine,
             "run",
-            ("if heap and heap[0][0] <= self.clock_ms:", "if False:"),
+            ("if timers.first <= self.clock_ms:", "if False:"),
             (
                 "if self._fired:",
-                "if heap and heap[0][0] <= self.clock_ms:\n            self._fire_due(record)\n        if self._fired:",
+                "if timers.first <= self.clock_ms:\n            self._fire_due(record)\n        if self._fired:",
             ),
         ),
     ),

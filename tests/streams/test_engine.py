@@ -162,6 +162,7 @@ def test_a_campaign_that_raises_stops_neither_the_partition_nor_the_others(monke
 
     bad.keys_of = fail
     bad.same = (("other",),)
+    bad.wait = None
     epochs = run([good, bad], event(VIEW, T, "v1", product_id="p1"), tick(T + DAY))
     assert [d.reason for e in epochs for d in e.dead_letters] == ["campaign-failed"]
     assert [f.campaign for e in epochs for f in e.firings] == ["abandon"]

@@ -1,0 +1,91 @@
+"""When members must be looked at again: timers in order of the clock, cheap to set and to take.
+
+A heap of all members would cost a dozen comparisons per timer. So timers lie unsorted in buckets of about a second;
+only the bucket that the clock has reached is a heap, and a small one.
+"""
+
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+
+NEVER = 1 << 62  # beyond every clock value
+BUCKET_BITS = 10  # 1,024 ms: with 10,000 timers a second a heap of that many, with one a second no wider than needed
+
+Timer = tuple[int, str]
+"""(clock value, member id)."""
+ReadHints = Callable[[tuple[int, bytes] | None, int], list[tuple[int, bytes]]]
+
+
+class Timers:
+    """Timers of one partition: those set here, and the store's hints, read page by page as the clock comes near.
+
+    `first`: no timer is due before this clock value; `NEVER` when there is none.
+
+    Args:
+        read: lists hints after a given one, in order, at most so many (`StateStore.due`).
+        page: how many hints to read at a time.
+    """
+
+    __slots__ = ("first", "_read", "_page", "_last", "_known_ms", "_near", "_far", "_edges", "_reached")
+
+    def __init__(self, read: ReadHints, page: int) -> None:
+        self.first = NEVER
+        self._read = read
+        self._page = page
+        self._last: tuple[int, bytes] | None = None
+        self._known_ms = 0  # hints beyond this clock value are still in the store
+        self._near: list[Timer] = []  # a heap
+        self._far: dict[int, list[Timer]] = {}  # by bucket
+        self._edges: list[int] = []  # a heap of the buckets in `_far`
+        self._reached = -1  # timers of this bucket and of those before it belong to `_near`
+        self._read_page()
+
+    def set(self, at_ms: int, member_id: str) -> None:
+        """Have a member looked at once the clock reaches `at_ms`."""
+        bucket = at_ms >> BUCKET_BITS
+        if bucket <= self._reached:
+            heappush(self._near, (at_ms, member_id))
+        elif bucket in self._far:
+            self._far[bucket].append((at_ms, member_id))
+        else:
+            self._far[bucket] = [(at_ms, member_id)]
+            heappush(self._edges, bucket)
+        if at_ms < self.first:
+            self.first = at_ms
+
+    def take(self, clock_ms: int) -> list[str]:
+        """Remove and list the members whose time has come, each once."""
+        due: dict[str, None] = {}
+        near, edges = self._near, self._edges
+        while True:
+            while near and near[0][0] <= clock_ms:
+                due[heappop(near)[1]] = None
+            if edges and not near and edges[0] << BUCKET_BITS <= clock_ms:
+                self._reached = heappop(edges)
+                near.extend(self._far.pop(self._reached))
+                heapify(near)
+            elif clock_ms >= self._known_ms:
+                self._read_page()
+            else:
+                break
+        self.first = self._lower_bound()
+        return list(due)
+
+    def earliest(self) -> int | None:
+        """Return the clock value of the earliest timer; None when there is none."""
+        if self._near:
+            return self._near[0][0]
+        return min(self._far[self._edges[0]])[0] if self._edges else None
+
+    def _lower_bound(self) -> int:
+        if self._near:
+            return min(self._near[0][0], self._known_ms)
+        return min(self._edges[0] << BUCKET_BITS, self._known_ms) if self._edges else self._known_ms
+
+    def _read_page(self) -> None:
+        """Read one page of hints; a stale one costs a look at its member and dies."""
+        page = self._read(self._last, self._page)
+        self._known_ms = page[-1][0] if len(page) == self._page else NEVER
+        if page:
+            self._last = page[-1]
+        for at_ms, key in page:
+            self.set(at_ms, key.decode())
