@@ -22,7 +22,7 @@ import structlog
 from aiohttp import web
 
 from agents.records import Counters, RecordSink
-from agents.topics import APP_ID, BY_NAME, CHANGELOG, COMMANDS, EVENTS
+from agents.topics import APP_ID, BY_NAME, CHANGELOG, COMMANDS_OF, EVENTS
 from schemas.errors import OperatorError, StateError, TidingsError
 from schemas.ids import h128
 from tables.rocks import DirectoryLock
@@ -41,7 +41,7 @@ ENGINE, DELIVERY, SINK = "engine", "delivery", "sink"
 # Apart, so that all roles run beside one another without any option; 20 workers of a role fit on one machine.
 PORT_OFFSETS = {ENGINE: 0, DELIVERY: 20, SINK: 40}
 ROLES = tuple(PORT_OFFSETS)
-NEEDED = {ENGINE: (EVENTS, CHANGELOG), DELIVERY: (EVENTS, COMMANDS), SINK: (EVENTS,)}
+NEEDED = {ENGINE: (EVENTS, CHANGELOG), DELIVERY: (EVENTS, *COMMANDS_OF.values()), SINK: (EVENTS,)}
 BROKER_WAIT_S = 10.0
 # Delivery may wait 10 s for mail under way (agents/send.py): to cut a mail off leaves its outcome uncertain.
 STOP_S = {ENGINE: 9.5, DELIVERY: 20.0, SINK: 9.5}
@@ -249,10 +249,12 @@ async def _run_engine(launch: Launch, stop: asyncio.Event) -> None:
 
 async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
     from agents.send import run_delivery
+    from tidings.providers import ProvidersFile
     from tidings.web.unsubscribe import unsubscribing
 
     settings = launch.settings
     secret, base_url = unsubscribe_secret(settings), unsubscribe_base_url(launch)
+    providers = ProvidersFile(Path(settings.providers) if settings.providers else None)
     log.info("unsubscribe links", lead_to=base_url, served_at=f"{launch.url}/u")
     recorder = DeliveryRecorder()
     ready = asyncio.Event()
@@ -282,6 +284,7 @@ async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
             unsubscribe_base_url=base_url,
             unsubscribe_secret=secret,
             stop=stop,
+            config=providers.current,
             metrics=recorder,
             ready=ready,
         )
