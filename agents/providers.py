@@ -135,7 +135,7 @@ class Providers:
             server = SmtpServer.parse(settings.url, settings.username, settings.password, helo=helo)
             return _mail_provider(spec.name, server, spec.bounds.connections, self._message)
         adapter, transport = open_provider(spec)
-        return Provider(spec.name, transport, adapter.accepts, _preparing(adapter, self._message))
+        return Provider(spec.name, transport, adapter.accepts, _preparing(spec.name, adapter, self._message))
 
     def _close_later(self, provider: Provider) -> None:
         async def close() -> None:
@@ -154,8 +154,9 @@ def _mail_provider(name: str, server: SmtpServer, connections: int, message: Mes
     return Provider(name, EmailTransport(server, connections), lambda _: True, lambda command, _: message.mail(command))
 
 
-def _preparing(adapter: HttpAdapter, message: Message) -> Prepare:
+def _preparing(name: str, adapter: HttpAdapter, message: Message) -> Prepare:
     def prepare(command: SendMessage, at_ms: int) -> Any:
-        return adapter.request(Dispatch(command, message.content(command, adapter.needs), "", at_ms))
+        content = message.content(command, adapter.needs)
+        return adapter.request(Dispatch(command, content, message.callback(command, name), at_ms))
 
     return prepare

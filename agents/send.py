@@ -37,6 +37,7 @@ async def run_delivery(
     smtp_username: str = "",
     smtp_password: str = "",
     unsubscribe_mailto: str | None = None,
+    receipts_base_url: str = "",
     config: Callable[[], ProvidersConfig] = ProvidersConfig,
     lanes: Sequence[str] = LANES,
     backoff: Backoff | None = None,
@@ -58,6 +59,8 @@ async def run_delivery(
         unsubscribe_base_url: the link is this, "/", and a token of `schemas.unsubscribe`.
         unsubscribe_secret: at least 16 bytes; the same in all processes, kept across restarts.
         unsubscribe_mailto: an address that takes unsubscriptions; None leaves it out of the header.
+        receipts_base_url: where providers tell what came of a message, "/", provider, "/", a token of
+            `schemas.references`; empty: they are not asked to.
         config: gives the providers; asked once a second, and the same object means that nothing has changed.
         lanes: which this process serves.
         backoff: between attempts; None: the defaults of `Backoff`.
@@ -74,7 +77,14 @@ async def run_delivery(
     server = SmtpServer.parse(smtp_url, smtp_username, smtp_password, helo=sender.domain)
     if len(unsubscribe_secret) < 16:
         raise OperatorError("unsubscribe secret: must have at least 16 bytes; set a random one and keep it")
-    message = Message(Templates(templates_dir), sender, unsubscribe_base_url, unsubscribe_secret, unsubscribe_mailto)
+    message = Message(
+        Templates(templates_dir),
+        sender,
+        unsubscribe_base_url,
+        unsubscribe_secret,
+        unsubscribe_mailto,
+        receipts_base_url,
+    )
     parts = Parts(server, message, config, backoff or Backoff(), limits or Limits(), metrics or NoMetrics())
     config()  # a fault in it shows before anything else starts
     await _run_lanes(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas.commands import SendMessage
+from schemas.references import reference_of, sign_reference
 from schemas.unsubscribe import FORMAT as TOKEN_FORMAT
 from schemas.unsubscribe import Leaving, unsubscribe_url
 from sinks.channels.base import Needs
@@ -21,6 +22,7 @@ class Message:
     unsubscribe_base_url: str
     unsubscribe_secret: bytes
     unsubscribe_mailto: str | None = None
+    receipts_base_url: str = ""
 
     def mail(self, command: SendMessage) -> Mail:
         """Render a command's mail.
@@ -40,6 +42,13 @@ class Message:
         """
         values = self._values(command, self._unsubscribe_url(command))
         return self.templates.content(command.template, values, needs.required, needs.optional)
+
+    def callback(self, command: SendMessage, provider: str) -> str:
+        """Return where a provider may tell what came of a message; empty when it shall not."""
+        if not self.receipts_base_url:
+            return ""
+        token = sign_reference(self.unsubscribe_secret, reference_of(command))
+        return f"{self.receipts_base_url}/{provider}/{token}"
 
     def _unsubscribe_url(self, command: SendMessage) -> str:
         leaving = Leaving(TOKEN_FORMAT, command.member_id, command.channel, command.category, command.command_id)

@@ -237,6 +237,10 @@ class Settings:
         "", _text, unit="file; empty = e-mail alone",
         reason="who carries SMS, push, bots and the rest: docs/channels.md; read again when it changes",
     )  # fmt: skip
+    receipts_base_url: str = setting(
+        "", _url_or_empty("https", "http"), unit="URL; empty = providers are not asked for receipts",
+        reason="where they tell what came of a message: a public https address that passes on to /r of delivery",
+    )  # fmt: skip
     # Web endpoints and logs
     web_host: str = setting(
         "127.0.0.1", _text, unit="address", reason="loopback: members' data leaves this machine only if asked to"

@@ -250,6 +250,7 @@ async def _run_engine(launch: Launch, stop: asyncio.Event) -> None:
 async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
     from agents.send import run_delivery
     from tidings.providers import ProvidersFile
+    from tidings.web.receipts import receiving
     from tidings.web.unsubscribe import unsubscribing
 
     settings = launch.settings
@@ -272,7 +273,11 @@ async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
         lambda: None if ready.is_set() else ("what was sent before is being read", "wait; it then answers 200"),
         recorder.families,
     )
-    async with unsubscribing(settings, [secret], recorder) as unsubscribe, _served(launch, probes, unsubscribe):
+    async with (
+        unsubscribing(settings, [secret], recorder) as unsubscribe,
+        receiving(settings, [secret], providers.current, recorder) as receive,
+        _served(launch, probes, lambda app: (unsubscribe(app), receive(app))),
+    ):
         await run_delivery(
             kafka=kafka,
             smtp_url=settings.smtp,
@@ -284,6 +289,7 @@ async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
             unsubscribe_base_url=base_url,
             unsubscribe_secret=secret,
             stop=stop,
+            receipts_base_url=settings.receipts_base_url,
             config=providers.current,
             metrics=recorder,
             ready=ready,
@@ -348,7 +354,7 @@ async def _run_sink(launch: Launch, stop: asyncio.Event) -> None:
 
 @contextlib.asynccontextmanager
 async def _served(
-    launch: Launch, probes: Probes, extend: Callable[[web.Application], None] | None = None
+    launch: Launch, probes: Probes, extend: Callable[[web.Application], object] | None = None
 ) -> AsyncIterator[None]:
     runner = await serve(probes, launch.token, launch.settings.web_host, launch.port, extend)
     try:

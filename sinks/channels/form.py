@@ -17,6 +17,7 @@ import msgspec
 
 from sinks.channels import gsm
 from sinks.channels.base import AddressError, Dispatch, HttpReply, HttpRequest, Needs, usual_outcome
+from sinks.channels.receipts import HookCall, Told
 from sinks.channels.twilio import PHONE, check_parts
 from sinks.outcome import Outcome, redact
 
@@ -35,7 +36,8 @@ class FormSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `ok`: values of the answer that must be there, `path: value`; `message_id`: the path of its id in the answer; paths
     are keys and numbers with dots. `refused`: value at `error` -> our status: `bounced` for an address that is no good,
     `rejected` for this message, `deferred` for "later". `phone`: addresses are telephone numbers. `parts_max`: of a
-    short message; 0: it is none.
+    short message; 0: it is none. `told_status`, `told_id`, `told_code`: fields of the provider's receipts, and `told`:
+    their statuses -> ours.
     """
 
     url: str
@@ -52,6 +54,10 @@ class FormSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refused: dict[str, Literal["bounced", "rejected", "deferred"]] = {}
     phone: bool = True
     parts_max: int = 0
+    told_status: str = ""
+    told_id: str = ""
+    told_code: str = ""
+    told: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,14 @@ class Form:
         return HttpRequest(
             own.method, url, headers | {"Content-Type": "application/x-www-form-urlencoded"}, text.encode()
         )
+
+    def told(self, call: HookCall) -> Told:
+        """Read the field that `told_status` names, in the provider's words; who has the address may tell."""
+        fields, own = call.fields(), self.settings
+        status = own.told.get(str(at_path(fields, own.told_status)), "")
+        ident = at_path(fields, own.told_id) if own.told_id else None
+        code = at_path(fields, own.told_code) if own.told_code else None
+        return Told(status, "" if ident is None else str(ident), "" if code is None else str(code))
 
     def outcome(self, reply: HttpReply) -> Outcome:
         """Read the answer by its HTTP status, then by what the settings say of its body."""

@@ -13,6 +13,7 @@ from sinks.channels.base import HttpAdapter, Transport
 from sinks.channels.fcm import Fcm, FcmSettings, ServiceAccount
 from sinks.channels.form import HEADER_NAMES, NAMES, Form, FormSettings, places
 from sinks.channels.http import Http1Client, Http2Client, HttpClient, HttpTransport
+from sinks.channels.receipts import DELIVERY, ENGAGEMENT, Teller
 from sinks.channels.telegram import Telegram, TelegramSettings
 from sinks.channels.tokens import GoogleTokens, apns_tokens, vapid_tokens
 from sinks.channels.twilio import Twilio, TwilioSettings
@@ -91,6 +92,12 @@ def _form(spec: ProviderSpec) -> Opened:
         raise OperatorError(
             f"no such place (got {{{'}, {'.join(sorted(unknown))}}}); fields and url know {', '.join(sorted(NAMES))},"
             f" headers {', '.join(sorted(HEADER_NAMES))}"
+        )
+    strange = set(settings.told.values()) - DELIVERY - ENGAGEMENT
+    if strange:
+        raise OperatorError(
+            f"told: no such status (got {', '.join(sorted(strange))}); there are"
+            f" {', '.join(sorted(DELIVERY | ENGAGEMENT))}; leave out what says less"
         )
     return _http(spec, Form(settings))
 
@@ -177,6 +184,12 @@ def check_spec(spec: ProviderSpec) -> None:
         SmtpServer.parse(spec.settings.url, spec.settings.username, spec.settings.password)
     else:
         KINDS[spec.kind].open(spec)
+
+
+def teller_of(spec: ProviderSpec) -> Teller | None:
+    """Return what reads the receipts of a provider; None when it tells none."""
+    adapter = None if isinstance(spec.settings, SmtpSettings) else KINDS[spec.kind].open(spec)[0]
+    return adapter if isinstance(adapter, Twilio | Form | Webhook) else None
 
 
 def open_provider(spec: ProviderSpec) -> Opened:

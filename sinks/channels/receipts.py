@@ -1,47 +1,66 @@
-"""What a provider tells later about a message that it took, and how it counts among what is known (VOCABULARY §5).
+"""What a provider tells later about a message that it took: read from its call to us, pure.
 
-Receipts come late, twice and out of order. Each is an event of its own; `later` says which of two statuses stands.
+Receipts come late, twice and out of order. Each is an event of its own, named by message, provider and status, so a
+repeat is none. What we know already (that the provider took the message) is not told again.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
 
-DELIVERY = ("accepted", "sent", "deferred", "delivered", "undelivered", "bounced", "rejected", "expired", "failed",
-            "cancelled", "unknown")  # fmt: skip
-ENGAGEMENT = ("opened", "clicked", "read", "replied", "answered", "unsubscribed", "complained")
-# A status stands until one of a higher rank comes. `delivered` beats `expired` and `unknown`: those were guesses.
-_RANK = {
-    "requested": 0, "accepted": 1, "deferred": 2, "sent": 3, "unknown": 4, "expired": 4,
-    "undelivered": 5, "bounced": 5, "rejected": 5, "failed": 5, "cancelled": 5, "delivered": 6,
-}  # fmt: skip
-_GUESSES = frozenset({"expired", "unknown"})
-FINAL_RANK = 5
+import msgspec
+
+# On the axis of delivery, what says more than that the provider took the message.
+DELIVERY = frozenset({"delivered", "undelivered", "bounced", "rejected", "expired", "failed", "cancelled", "unknown"})
+ENGAGEMENT = frozenset({"opened", "clicked", "read", "replied", "answered", "unsubscribed", "complained"})
+
+
+class Unsigned(Exception):
+    """A call that does not carry the provider's signature."""
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """One receipt as the provider words it: a status of ours (empty: nothing of interest), its id, its code.
-
-    `at_ms`: the provider's own time, 0 when it gives none.
-    """
+    """One receipt: a status of ours (any other is of no interest), the provider's id, its code, its words."""
 
     status: str
     provider_message_id: str = ""
     code: str = ""
     detail: str = ""
-    at_ms: int = 0
+
+    @property
+    def axis(self) -> str:
+        """Name the axis; empty for a status of no interest."""
+        return "delivery" if self.status in DELIVERY else "engagement" if self.status in ENGAGEMENT else ""
 
 
-def later(known: str, told: str) -> str:
-    """Return which of two delivery statuses stands: the higher one; among final ones the first, `delivered` aside."""
-    if told not in _RANK:
-        return known
-    if known not in _RANK:
-        return told
-    if _RANK[known] >= FINAL_RANK:
-        return known
-    return told if _RANK[told] > _RANK[known] else known
+@dataclass(frozen=True, slots=True)
+class HookCall:
+    """A call of a provider to us. `url`: in full, as the provider was told it; names of headers in lower case."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: bytes = b""
+    query: Mapping[str, str] | None = None
+
+    def fields(self) -> Mapping[str, Any]:
+        """Return the fields of its JSON, of its form or of its query; nothing if it has none."""
+        if self.headers.get("content-type", "").startswith("application/json"):
+            try:
+                found = msgspec.json.decode(self.body)
+            except msgspec.MsgspecError:
+                return {}
+            return found if isinstance(found, dict) else {}
+        return dict(parse_qsl(self.body.decode("utf-8", "replace"), keep_blank_values=True)) or dict(self.query or {})
 
 
-def is_late(known: str, told: str) -> bool:
-    """Tell whether a message that was given up turned out to be delivered."""
-    return told == "delivered" and known in _GUESSES
+class Teller(Protocol):
+    """An adapter whose provider tells receipts."""
+
+    def told(self, call: HookCall) -> Told:
+        """Read a call.
+
+        Raises:
+            Unsigned: it does not carry the signature it should.
+        """

@@ -11,7 +11,7 @@ import msgspec
 
 from sinks.channels import gsm
 from sinks.channels.base import AddressError, ContentError, Dispatch, HttpReply, HttpRequest, Needs, usual_outcome
-from sinks.channels.receipts import Told
+from sinks.channels.receipts import HookCall, Told, Unsigned
 from sinks.outcome import Outcome, redact
 
 BODY_MAX = 1_600  # characters; more is error 21617
@@ -22,8 +22,8 @@ _NO_NUMBER = frozenset({21211, 21214, 21217, 21614, 21265})
 _STOPPED = frozenset({21610})
 _OURS = frozenset({20003, 21212, 21606, 21603, 21608, 21659, 21660, 21703, 30001})
 STATUSES: Mapping[str, str] = {
-    "accepted": "accepted", "scheduled": "accepted", "queued": "accepted", "sending": "accepted", "sent": "sent",
-    "delivered": "delivered", "read": "read", "undelivered": "undelivered", "failed": "failed", "canceled": "cancelled",
+    "delivered": "delivered", "read": "read", "undelivered": "undelivered", "failed": "undelivered",
+    "canceled": "cancelled",
 }  # fmt: skip
 
 
@@ -88,20 +88,15 @@ class Twilio:
             return Outcome("deferred", code, "credentials_refused", words, healthy=False)
         return usual_outcome(reply, detail=words)
 
-    def told(self, url: str, headers: Mapping[str, str], form: Mapping[str, str]) -> Told | None:
-        """Read a status callback; None when it is not signed by Twilio.
-
-        Args:
-            url: as Twilio called it, in full.
-            headers: names in lower case.
-            form: of the body.
-        """
-        signed = url + "".join(name + form[name] for name in sorted(form))
-        wanted = base64.b64encode(hmac.digest(self.settings.auth_token.encode(), signed.encode(), "sha1")).decode()
-        if not hmac.compare_digest(wanted.encode(), headers.get("x-twilio-signature", "").encode()):
-            return None
-        code = form.get("ErrorCode", "")
-        return Told(STATUSES.get(form.get("MessageStatus", ""), ""), form.get("MessageSid", ""), code)
+    def told(self, call: HookCall) -> Told:
+        """Read a status callback (twilio.com/docs/usage/security: X-Twilio-Signature)."""
+        form = {str(name): str(value) for name, value in call.fields().items()}
+        signed = call.url + "".join(name + form[name] for name in sorted(form))
+        wanted = base64.b64encode(hmac.digest(self.settings.auth_token.encode(), signed.encode(), "sha1"))
+        if not hmac.compare_digest(wanted, call.headers.get("x-twilio-signature", "").encode()):
+            raise Unsigned
+        status = STATUSES.get(form.get("MessageStatus", ""), "")
+        return Told(status, form.get("MessageSid", ""), form.get("ErrorCode", ""))
 
 
 def check_parts(text: str, parts_max: int) -> None:

@@ -17,6 +17,7 @@ import msgspec
 
 from schemas.errors import OperatorError
 from sinks.channels.base import Dispatch, HttpReply, HttpRequest, Needs, usual_outcome
+from sinks.channels.receipts import HookCall, Told
 from sinks.outcome import Outcome
 
 ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
@@ -73,6 +74,12 @@ class Webhook:
         }
         headers = {**self.settings.headers, "Content-Type": "application/json", ID: command.command_id}
         return HttpRequest("POST", self.settings.url, headers, _json(body))
+
+    def told(self, call: HookCall) -> Told:
+        """Read `{status, code, detail}`; who has the address may tell."""
+        fields = call.fields()
+        status, code, detail = (str(fields.get(name, "")) for name in ("status", "code", "detail"))
+        return Told(status, str(fields.get("id", "")), code, detail)
 
     def outcome(self, reply: HttpReply) -> Outcome:
         """Read the status: 2xx is done, 409 too (it has this id already), 410 wants no more."""

@@ -12,6 +12,7 @@ from agents.delivery_state import SENT_TOPIC, decode_entry
 from agents.send_lane import Limits
 from agents.topics import SENT_OF
 from schemas.commands import LANES
+from schemas.references import read_reference
 from sinks.channels.config import ProvidersConfig
 from sinks.channels.kinds import ProviderSpec
 from tests.agents.delivery_lab import Lab, send_command, until
@@ -66,7 +67,7 @@ async def test_every_channel_goes_its_own_way_and_leaves_the_same_receipts(lab: 
         send_command(8, channel="push", template="push", address="?"),
         send_command(9, channel="viber", template="sms", address="+491511"),
     )
-    async with lab.running(config=lambda: known):
+    async with lab.running(config=lambda: known, receipts_base_url="https://shop.example/r"):
         await until(lambda: lab.lag() == 0)
     assert lab.statuses() == {f"m{n}": ["sent"] for n in range(1, 7)} | {
         "m7": ["bounced"],
@@ -79,6 +80,8 @@ async def test_every_channel_goes_its_own_way_and_leaves_the_same_receipts(lab: 
     }  # fmt: skip
     assert found["m1"]["provider_message_id"].startswith("SM") and found["m7"]["kind"] == "hard"
     assert (found["m8"]["reason"], found["m9"]["reason"]) == ("invalid_address", "no_such_channel")
+    callback = vendors.said("twilio")[0]["StatusCallback"].removeprefix("https://shop.example/r/twilio/")
+    assert read_reference([b"s" * 32], callback).command_id == f"{1:032x}"
     assert vendors.said("twilio")[0]["Body"] == "Hi P1" and vendors.refused == ["blocked"]
 
 

@@ -186,6 +186,8 @@ DELIVERY_HELP: Mapping[str, str] = {  # by the name under which delivery counts
     "delivery_cancel_late": "Cancels that came after the message was sent.",
     "delivery_dead_letters": "Commands that could not be read, by reason.",
     "unsubscribe_requests": "Requests to unsubscribe links by status.",
+    "receipt_requests": "Requests of providers that tell what came of a message, by status.",
+    "receipts_told": "What providers told, by type of the event.",
     "delivery_under_way": "Commands between reading and the end.",
     "delivery_provider_up": "0 while the provider does not answer.",
     "delivery_delay_ms": "From the append of the deciding record until the provider took the message.",
@@ -201,6 +203,8 @@ class DeliveryRecorder:
             "delivery_outcomes": {},
             "delivery_dead_letters": {},
             "unsubscribe_requests": {},
+            "receipt_requests": {},
+            "receipts_told": {},
             **{name: {(): 0} for name in ("delivery_repeated", "delivery_uncertain", "delivery_cancel_late")},
         }
         self._gauges: dict[str, dict[tuple[tuple[str, str], ...], float]] = {
