@@ -6,7 +6,7 @@ announces is done:
 
     sending    written before the provider is called
     deferred   not taken; `next_ms` says when to try again
-    sent, bounced, failed, expired, cancelled    final
+    sent, bounced, rejected, failed, expired, cancelled    final
 
 What a crash at each place does: see `agents/send_one.py`. Entries are dropped `KEPT_MS` after the first one of their
 command: by then the command itself has left its topic and cannot be read again.
@@ -32,7 +32,7 @@ SENT_TOPIC_CONFIG: Mapping[str, str] = {
 }
 KEPT_MS = 7 * 86_400_000  # as the topic `commands`
 FORMAT = 1
-FINAL = frozenset({"sent", "bounced", "failed", "expired", "cancelled"})
+FINAL = frozenset({"sent", "bounced", "rejected", "failed", "expired", "cancelled"})
 _RESTORE_BATCH = 2_000
 
 
@@ -46,9 +46,11 @@ class Entry(msgspec.Struct, array_like=True, gc=False):
     offset: int  # of the command's record: tells a record read again from a command written twice
     first_ms: int  # wall clock of the first step, from which KEPT_MS counts
     next_ms: int = 0  # deferred: when to try again
-    code: int = 0  # SMTP reply code, 0 for none
+    code: int = 0  # the provider's, SMTP or HTTP; 0 for none
     reason: str = ""
     detail: str = ""  # the provider's words, without addresses
+    provider: str = ""  # its name in the providers' file
+    provider_message_id: str = ""
 
     @property
     def final(self) -> bool:
@@ -192,8 +194,14 @@ def _after(prefix: bytes) -> bytes:
     return (int.from_bytes(prefix, "big") + 1).to_bytes(len(prefix), "big")
 
 
-def restore(state: DeliveryState, kafka: Mapping[str, Any], partition: int, stopped: Callable[[], bool]) -> int:
-    """Read SENT_TOPIC's partition from where the store stands to its end; return the number of records. Blocks.
+def restore(
+    state: DeliveryState,
+    kafka: Mapping[str, Any],
+    partition: int,
+    stopped: Callable[[], bool],
+    topic: str = SENT_TOPIC,
+) -> int:
+    """Read a partition of what was sent from where the store stands to its end; return how many records. Blocks.
 
     Raises:
         KafkaException: the broker failed; call again.
@@ -203,7 +211,7 @@ def restore(state: DeliveryState, kafka: Mapping[str, Any], partition: int, stop
     config |= {"enable.auto.commit": False, "enable.partition.eof": True, "auto.offset.reset": "earliest"}
     config.pop("group.instance.id", None)
     with closing(Consumer(config)) as consumer:
-        low, high = consumer.get_watermark_offsets(TopicPartition(SENT_TOPIC, partition), timeout=10)
+        low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
         start = state.next_offset(partition)
         if start is not None and start > high:
             state.wipe(partition)  # the topic is another one: deleted and made anew
@@ -213,7 +221,7 @@ def restore(state: DeliveryState, kafka: Mapping[str, Any], partition: int, stop
         if start >= high:
             state.load(partition, (), high)
             return 0
-        consumer.assign([TopicPartition(SENT_TOPIC, partition, start if start > 0 else OFFSET_BEGINNING)])
+        consumer.assign([TopicPartition(topic, partition, start if start > 0 else OFFSET_BEGINNING)])
         return _read(consumer, state, partition, high, stopped)
 
 

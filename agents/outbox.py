@@ -12,9 +12,9 @@ from aiokafka.partitioner import murmur2
 
 from agents.batching import BatchWriter, Entry, Sent
 from agents.letters import OUTPUT_BYTES_MAX, OVERHEAD_BYTES, fitting, hash_of, letter_of_output
-from agents.topics import ATTRIBUTIONS, COMMANDS, DEAD_LETTERS, DECISIONS, LARGE_MESSAGE_BYTES_MAX
+from agents.topics import ATTRIBUTIONS, COMMANDS_OF, DEAD_LETTERS, DECISIONS, LARGE_MESSAGE_BYTES_MAX
 from schemas.codec import dead_letter_headers, encode_attribution, encode_command, encode_decision
-from schemas.commands import CancelMessage, SendMessage
+from schemas.commands import CancelMessage, SendMessage, lane_of
 from schemas.errors import StateError
 from schemas.records import Attribution, DeadLetter, Decision
 from streams.epoch import Epoch
@@ -56,7 +56,7 @@ class Outbox:
         """
         places: defaultdict[tuple[str, int], list[Entry]] = defaultdict(list)
         if epoch.commands:
-            await self._place(places, COMMANDS, epoch, epoch.commands, encode_command)
+            await self._place_commands(places, epoch)
         if epoch.decisions:
             await self._place(places, DECISIONS, epoch, epoch.decisions, encode_decision)
         if epoch.attributions:
@@ -133,6 +133,17 @@ class Outbox:
             places[topic, place].append((key, value, []))
         if refused:
             outputs[:] = [output for number, output in enumerate(outputs) if number not in refused]
+
+    async def _place_commands(self, places: defaultdict[tuple[str, int], list[Entry]], epoch: Epoch) -> None:
+        """Place each command on the topic of its lane; a command and its cancellation share one, and so an order."""
+        lanes: dict[str, list[SendMessage | CancelMessage]] = {}
+        for command in epoch.commands:
+            lanes.setdefault(COMMANDS_OF[lane_of(command)], []).append(command)
+        for topic, commands in lanes.items():
+            await self._place(places, topic, epoch, commands, encode_command)
+        if sum(map(len, lanes.values())) < len(epoch.commands):
+            kept = {id(command) for commands in lanes.values() for command in commands}
+            epoch.commands[:] = [command for command in epoch.commands if id(command) in kept]
 
     def _warn_of_large(self, entries: list[Entry]) -> None:
         """Name what the changelog as we declare it may refuse; the broker decides, for its operator may allow more."""

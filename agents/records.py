@@ -34,13 +34,13 @@ import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
-from agents.topics import ATTRIBUTIONS, COMMANDS, DECISIONS, EVENTS
+from agents.topics import ATTRIBUTIONS, COMMANDS_OF, DECISIONS, EVENTS
 from schemas.codec import decode_event
 from schemas.errors import RegistryUnreachable
 from sinks.rows import Batch, DecodeEvent, LogRecord, build
 
 GROUP = "tidings-sink"
-TOPICS = (EVENTS, COMMANDS, DECISIONS, ATTRIBUTIONS)
+TOPICS = (EVENTS, *COMMANDS_OF.values(), DECISIONS, ATTRIBUTIONS)
 FETCH_COUNT = 5_000
 FETCH_QUEUE_KIB = 16_384
 POLL_SECONDS = 0.1

@@ -1,58 +1,27 @@
-"""The role `delivery`: reads `commands`, sends e-mail, writes a receipt for every outcome to `events`, then commits.
+"""The role `delivery`: reads commands, hands messages to providers, writes a receipt for every outcome, then commits.
 
-Hundreds of commands are under way at a time and end in any order; the committed offset of a partition is that of its
-first unfinished command. What was sent is known by command id (`agents/delivery_state.py`), so what is read again is
-not sent again. While the provider is away nothing more is read than `Limits` allows: commands wait in Kafka.
-Consent is not looked at here: the engine did, when it decided.
+Thousands of commands are held at a time and end in any order; the committed offset of a partition is that of its first
+unfinished command. What was sent is known by command id (`agents/delivery_state.py`), so what is read again is not sent
+again. While providers are away nothing more is read than `Limits` allows: commands wait in Kafka. Each lane has a
+topic, a consumer, bounds and connections of its own. Consent is not looked at here: the engine did, when it decided.
 """
 
 import asyncio
-import contextlib
-import time
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import structlog
-from confluent_kafka import KafkaException
-from confluent_kafka import Message as KafkaMessage
-
-from agents.delivery_state import KEPT_MS, SENT_TOPIC, DeliveryState, restore
-from agents.letters import fitting
-from agents.send_log import CommandReader, Outbox
-from agents.send_one import Courier, Job, Message, Metrics, NoMetrics
-from agents.topics import COMMANDS, DEAD_LETTERS
-from schemas.codec import dead_letter_headers, decode_command
-from schemas.commands import CancelMessage
-from schemas.errors import DecodeError, OperatorError
-from schemas.records import DeadLetter
-from sinks.email import EmailTransport, SmtpServer
+from agents.lanes import ALL_LANES
+from agents.send_lane import Delivery, Limits, Parts
+from agents.send_one import Metrics, NoMetrics
+from agents.send_page import Message
+from schemas.commands import LANES, TRIGGER
+from schemas.errors import OperatorError
+from sinks.channels.config import ProvidersConfig
+from sinks.email import SmtpServer
 from sinks.mime import Sender
 from sinks.retry import Backoff
 from sinks.templates import Templates
-
-log = structlog.get_logger("agents.send")
-
-GROUP = "tidings-delivery"
-COMMIT_S = 0.5
-PURGE_S = 600.0
-QUIET_S = 10.0  # how long calls under way may take to end at a rebalance or a stop; what is left is uncertain then
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of what one process holds at a time."""
-
-    connections: int = 8  # to the provider
-    under_way: int = 256  # commands between reading and the end, without those that wait for another attempt
-    waiting: int = 10_000  # those that wait, too
-    total_bytes: int = 64 << 20  # of all their records
-
-
-def wall_clock_ms() -> int:
-    """Return the wall clock in ms since the epoch, UTC."""
-    return time.time_ns() // 1_000_000
 
 
 async def run_delivery(
@@ -68,6 +37,9 @@ async def run_delivery(
     smtp_username: str = "",
     smtp_password: str = "",
     unsubscribe_mailto: str | None = None,
+    receipts_base_url: str = "",
+    config: Callable[[], ProvidersConfig] = ProvidersConfig,
+    lanes: Sequence[str] = LANES,
     backoff: Backoff | None = None,
     limits: Limits | None = None,
     metrics: Metrics | None = None,
@@ -83,10 +55,14 @@ async def run_delivery(
         smtp_password: of the login.
         mail_from: `Shop <news@shop.example>`.
         templates_dir: read again when files change.
-        state_dir: of this process alone.
+        state_dir: of this process alone; other lanes than `trigger` have theirs beside it.
         unsubscribe_base_url: the link is this, "/", and a token of `schemas.unsubscribe`.
         unsubscribe_secret: at least 16 bytes; the same in all processes, kept across restarts.
         unsubscribe_mailto: an address that takes unsubscriptions; None leaves it out of the header.
+        receipts_base_url: where providers tell what came of a message, "/", provider, "/", a token of
+            `schemas.references`; empty: they are not asked to.
+        config: gives the providers; asked once a second, and the same object means that nothing has changed.
+        lanes: which this process serves.
         backoff: between attempts; None: the defaults of `Backoff`.
         limits: of what is held at a time; None: the defaults of `Limits`.
         metrics: where to count; None: nowhere.
@@ -101,307 +77,59 @@ async def run_delivery(
     server = SmtpServer.parse(smtp_url, smtp_username, smtp_password, helo=sender.domain)
     if len(unsubscribe_secret) < 16:
         raise OperatorError("unsubscribe secret: must have at least 16 bytes; set a random one and keep it")
-    message = Message(Templates(templates_dir), sender, unsubscribe_base_url, unsubscribe_secret, unsubscribe_mailto)
-    chosen = limits or Limits()
-    delivery = Delivery(kafka, server, message, state_dir, backoff or Backoff(), chosen, metrics or NoMetrics())
-    delivery.ready = ready or delivery.ready
-    await delivery.run(stop)
+    message = Message(
+        Templates(templates_dir),
+        sender,
+        unsubscribe_base_url,
+        unsubscribe_secret,
+        unsubscribe_mailto,
+        receipts_base_url,
+    )
+    parts = Parts(server, message, config, backoff or Backoff(), limits or Limits(), metrics or NoMetrics())
+    config()  # a fault in it shows before anything else starts
+    await _run_lanes(
+        [Delivery(_member(kafka, lane), ALL_LANES[lane], parts, _beside(state_dir, lane)) for lane in lanes],
+        stop, ready or asyncio.Event(),
+    )  # fmt: skip
 
 
-@dataclass(eq=False, slots=True)
-class _Partition:
-    number: int
-    start: int = -1  # where reading began; -1: not restored yet
-    pending: dict[int, None] = field(default_factory=dict)  # offsets read and not done, ascending
-    highest: int = -1
-    jobs: dict[str, Job] = field(default_factory=dict)  # by command id, while it is not at its end
-    last: dict[str, asyncio.Task[None]] = field(default_factory=dict)  # the last record read of each command under way
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-
-    def next_offset(self) -> int:
-        """Where a successor must begin to miss nothing."""
-        if self.pending:
-            return next(iter(self.pending))
-        return max(self.start, self.highest + 1)
+def _beside(state_dir: Path, lane: str) -> Path:
+    return state_dir if lane == TRIGGER else state_dir.with_name(f"{state_dir.name}-{lane}")
 
 
-class Delivery:
-    """One process's share of delivery. Create inside a running loop; `run` once."""
+def _member(kafka: Mapping[str, Any], lane: str) -> dict[str, Any]:
+    """Give each lane's consumer a name of its own: a name may stand in several groups, but tells nobody apart there."""
+    found = dict(kafka)
+    if "group.instance.id" in found and lane != TRIGGER:
+        found["group.instance.id"] = f"{found['group.instance.id']}-{lane}"
+    return found
 
-    def __init__(
-        self,
-        kafka: Mapping[str, Any],
-        server: SmtpServer,
-        message: Message,
-        state_dir: Path,
-        backoff: Backoff,
-        limits: Limits,
-        metrics: Metrics,
-    ) -> None:
-        self.ready = asyncio.Event()
-        self._kafka = dict(kafka)
-        self._server = server
-        self._message = message
-        self._state_dir = state_dir
-        self._backoff = backoff
-        self._limits = limits
-        self._metrics = metrics
-        self._parts: dict[int, _Partition] = {}
-        self._jobs: set[Job] = set()
-        self._bytes = 0
-        self._freed = asyncio.Event()
-        self._failure: BaseException | None = None
-        self._background: set[asyncio.Task[None]] = set()
-        self._closing = False
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Deliver until `stop`; see `run_delivery`."""
-        async with contextlib.AsyncExitStack() as stack:
-            self._outbox = Outbox(self._kafka)
-            stack.push_async_callback(asyncio.to_thread, self._outbox.close)
-            await self._check_topics()
-            cluster = await asyncio.to_thread(self._outbox.cluster_id)
-            self._state = DeliveryState(self._state_dir, cluster)
-            stack.callback(self._state.close)
-            transport = EmailTransport(self._server, self._limits.connections)
-            stack.push_async_callback(transport.close)
-            self._reader = CommandReader(self._kafka, GROUP, COMMANDS, self._assigned, self._revoked)
-            self._courier = Courier(
-                self._message, transport, self._state, self._outbox,
-                backoff=self._backoff, lease=self._lease, call_s=0.45 * self._reader.session_s,  # a lease is half of it
-                clock_ms=wall_clock_ms, metrics=self._metrics,
-            )  # fmt: skip
-            self._start(self._commit_forever())
-            self._start(self._purge_forever())
-            try:
-                await self._read_until(stop)
-            finally:
-                self._closing = True
-                for task in list(self._background):
-                    task.cancel()
-                await asyncio.gather(*self._background, return_exceptions=True)
-                await self._reader.close()  # awaits _revoked: ends what is under way, commits
-        if self._failure is not None:
-            raise self._failure
+async def _run_lanes(deliveries: Sequence["Delivery"], stop: asyncio.Event, ready: asyncio.Event) -> None:
+    """Run all lanes until `stop`; the end of one is the end of all, for a process without a lane must not look well."""
+    ended = asyncio.Event()
 
-    # ------------------------------------------------------------ reading
-
-    async def _read_until(self, stop: asyncio.Event) -> None:
-        paused = False
-        while not stop.is_set() and self._failure is None:
-            room = self._room()
-            if room <= 0:
-                self._freed.clear()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._freed.wait(), 0.2)
-                room = self._room()
-            if room <= 0:
-                # Full for a while: the provider is slow or away. Nothing more is read, but rebalances are still served.
-                if not paused:
-                    await self._reader.pause(self._running())
-                    paused = True
-                self._begin(await self._reader.read(1, 0.05))
-                continue
-            if paused:
-                await self._reader.resume(self._running())
-                paused = False
-            self._begin(await self._reader.read(min(room, 256), 0.1))
-
-    def _running(self) -> list[int]:
-        return [part.number for part in self._parts.values() if part.start >= 0]
-
-    def _room(self) -> int:
-        waiting = sum(1 for job in self._jobs if job.waiting) if len(self._jobs) >= self._limits.under_way else 0
-        if self._bytes >= self._limits.total_bytes:
-            return 0
-        return min(self._limits.under_way - len(self._jobs) + waiting, self._limits.waiting - len(self._jobs))
-
-    def _begin(self, messages: Sequence[KafkaMessage]) -> None:
-        for message in messages:
-            number, offset = message.partition(), message.offset()
-            part = self._parts.get(-1 if number is None else number)
-            if part is None or offset is None or offset <= part.highest:
-                continue  # given up meanwhile, or read already
-            part.pending[offset] = None
-            part.highest = offset
-            self._take(part, offset, message)
-        self._metrics.gauge("delivery_under_way", len(self._jobs))
-
-    def _take(self, part: _Partition, offset: int, message: KafkaMessage) -> None:
-        value = _bytes(message.value())
+    async def run(delivery: Delivery) -> None:
         try:
-            command = decode_command(value)
-        except DecodeError as error:
-            self._begin_task(part, offset, self._bury(part.number, offset, message, error))
-            return
-        # Records of one command are worked on one after the other: the first decides, the next find it decided.
-        before = part.last.get(command.command_id)
-        if isinstance(command, CancelMessage):
-            if command.command_id in part.jobs:
-                part.jobs[command.command_id].cancel_reason = command.reason
-                part.jobs[command.command_id].cancelled.set()
-            work = self._cancel(part.number, offset, command, before)
-        else:
-            job = Job(part.number, offset, command, len(value or b""))
-            part.jobs.setdefault(command.command_id, job)
-            work = self._deliver(part, job, before)
-        task = self._begin_task(part, offset, work)
-        part.last[command.command_id] = task
-        task.add_done_callback(lambda ended: _forget(part.last, command.command_id, ended))
-
-    def _begin_task(self, part: _Partition, offset: int, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        part.tasks.add(task)
-
-        def done(ended: asyncio.Task[None]) -> None:
-            part.tasks.discard(ended)
-            if ended.cancelled():
-                return  # not done: it stays pending, and will be read again
-            error = ended.exception()
-            if error is None:
-                part.pending.pop(offset, None)
-            else:
-                self._fail(error)
-
-        task.add_done_callback(done)
-        return task
-
-    # ------------------------------------------------------------ one record
-
-    async def _deliver(self, part: _Partition, job: Job, before: asyncio.Task[None] | None) -> None:
-        job.task = asyncio.current_task()
-        self._jobs.add(job)
-        self._bytes += job.size
-        try:
-            if before is not None:
-                job.waiting = True
-                await _ended(before)
-                job.waiting = False
-            await self._courier.deliver(job)
+            await delivery.run(ended)
         finally:
-            self._jobs.discard(job)
-            self._bytes -= job.size
-            _forget(part.jobs, job.command.command_id, job)
-            self._freed.set()
+            ended.set()
 
-    async def _cancel(
-        self, partition: int, offset: int, command: CancelMessage, before: asyncio.Task[None] | None
-    ) -> None:
-        if before is not None:
-            await _ended(before)
-        await self._courier.cancel(partition, offset, command)
+    async def wait() -> None:
+        for delivery in deliveries:
+            await delivery.ready.wait()
+        ready.set()
 
-    async def _bury(self, partition: int, offset: int, message: KafkaMessage, error: DecodeError) -> None:
-        key, value = _bytes(message.key()), _bytes(message.value())
-        now = wall_clock_ms()
-        letter = fitting(DeadLetter(COMMANDS, partition, offset, error.reason, error.message, now, key, value))
-        headers: list[tuple[str, str | bytes | None]] = [*dead_letter_headers(letter)]
-        await self._outbox.send(DEAD_LETTERS, letter.key, letter.value, headers=headers)
-        self._metrics.count("delivery_dead_letters", reason=error.reason)
-        log.warning("delivery.dead-letter", reason=error.reason, partition=partition, offset=offset)
-
-    # ------------------------------------------------------------ partitions
-
-    def _assigned(self, numbers: list[int]) -> None:
-        self._parts = {number: _Partition(number) for number in numbers}
-        for part in self._parts.values():
-            self._start(self._prepare(part))
-        if not numbers:
-            self.ready.set()  # more workers than partitions: a spare one is ready, too
-
-    async def _prepare(self, part: _Partition) -> None:
-        """Learn what was sent before anything is: read SENT_TOPIC to its end, then start to read commands."""
-        while self._parts.get(part.number) is part and not self._closing:
-            try:
-                start = await self._reader.start_offset(part.number)
-                count = await asyncio.to_thread(
-                    restore, self._state, self._kafka, part.number, lambda: self._parts.get(part.number) is not part
-                )
-            except KafkaException as error:
-                log.warning("delivery.restore-again", partition=part.number, error=str(error.args[0].name()))
-                await asyncio.sleep(1)
-                continue
-            if self._parts.get(part.number) is not part:
-                return
-            part.start = start
-            log.info("delivery.partition-ready", partition=part.number, offset=start, restored=count)
-            await self._reader.resume([part.number])
-            if all(one.start >= 0 for one in self._parts.values()):
-                self.ready.set()
-            return
-
-    async def _revoked(self, numbers: list[int]) -> dict[int, int]:
-        """End or abandon what is under way on these partitions; returns from where to go on."""
-        parts = [part for number in numbers if (part := self._parts.pop(number, None)) is not None]
-        for job in [job for part in parts for job in part.jobs.values()]:
-            if not job.busy and job.task is not None:
-                job.task.cancel()
-        tasks = [task for part in parts for task in part.tasks]
-        if tasks:
-            await asyncio.wait(tasks, timeout=min(QUIET_S, self._reader.session_s / 3))
-        for task in tasks:
+    running = [asyncio.create_task(run(delivery)) for delivery in deliveries]
+    watching = [asyncio.create_task(stop.wait()), asyncio.create_task(ended.wait()), asyncio.create_task(wait())]
+    try:
+        await asyncio.wait(watching[:2], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        ended.set()
+        results = await asyncio.gather(*running, return_exceptions=True)
+        for task in watching:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        return {part.number: part.next_offset() for part in parts if part.start >= 0}
-
-    async def _lease(self) -> None:
-        while time.monotonic() - self._reader.confirmed_at > self._reader.session_s / 2:
-            await asyncio.sleep(0.05)
-
-    async def _commit_forever(self) -> None:
-        while True:
-            offsets = {part.number: part.next_offset() for part in self._parts.values() if part.start >= 0}
-            stale = time.monotonic() - self._reader.confirmed_at > self._reader.session_s / 8
-            if offsets and (stale or offsets != self._reader.committed):
-                self._reader.commit(offsets)
-            await asyncio.sleep(COMMIT_S if offsets and not stale else 0.05)
-
-    async def _purge_forever(self) -> None:
-        while True:
-            while await asyncio.to_thread(self._state.purge, wall_clock_ms() - KEPT_MS):
-                await asyncio.sleep(0.1)
-            await asyncio.sleep(PURGE_S)
-
-    async def _check_topics(self) -> None:
-        counts = [await asyncio.to_thread(self._outbox.topic_partitions, name) for name in (COMMANDS, SENT_TOPIC)]
-        if counts[0] != counts[1]:
-            raise OperatorError(
-                f"topic {SENT_TOPIC}: must have as many partitions as {COMMANDS} (got {counts[1]} and {counts[0]});"
-                " create it anew with the same number"
-            )
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-
-        def done(ended: asyncio.Task[None]) -> None:
-            self._background.discard(ended)
-            if not ended.cancelled() and (error := ended.exception()) is not None:
-                self._fail(error)
-
-        task.add_done_callback(done)
-
-    def _fail(self, error: BaseException) -> None:
-        if self._failure is None:
-            log.error("delivery.failed", error=type(error).__name__)
-            self._failure = error
-        self._freed.set()
-
-
-async def _ended(before: asyncio.Task[None]) -> None:
-    """Wait for the record before; if it did not come to its end, this one does not either: both are read again."""
-    await asyncio.wait({before})
-    if before.cancelled() or before.exception() is not None:
-        raise asyncio.CancelledError
-
-
-_T = TypeVar("_T")
-
-
-def _forget(found: dict[str, _T], key: str, value: _T) -> None:
-    if found.get(key) is value:
-        del found[key]
-
-
-def _bytes(raw: str | bytes | None) -> bytes | None:
-    return raw.encode() if isinstance(raw, str) else raw
+        await asyncio.gather(*watching, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result

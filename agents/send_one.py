@@ -17,25 +17,25 @@ takes its next mail only after line 3, so a crash leaves at most one mail per co
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import structlog
 
-from agents.delivery_state import FORMAT, SENT_TOPIC, DeliveryState, Entry, encode_entry
+from agents.delivery_state import FORMAT, DeliveryState, Entry, encode_entry
+from agents.providers import DEFAULT_MAIL, Provider, Providers
 from agents.send_log import Outbox
 from agents.send_receipts import receipt
 from agents.topics import EVENTS
 from schemas.codec import encode_event
 from schemas.commands import CancelMessage, SendMessage
 from schemas.ids import h128
-from schemas.unsubscribe import FORMAT as TOKEN_FORMAT
-from schemas.unsubscribe import Leaving, unsubscribe_url
-from sinks.email import EmailTransport, Link, Outcome, ProviderDown
-from sinks.mime import AddressError, Mail, Sender, build, message_id
+from sinks.channels.base import AddressError, ContentError, Link
+from sinks.channels.config import EMAIL
+from sinks.mime import message_id
+from sinks.outcome import Outcome, ProviderDown
 from sinks.retry import Backoff
 from sinks.sandbox import RenderError
-from sinks.templates import Templates
 
 log = structlog.get_logger("agents.send")
 
@@ -46,7 +46,7 @@ class Metrics(Protocol):
     def count(self, name: str, by: int = 1, **labels: str) -> None:
         """Add to a counter."""
 
-    def gauge(self, name: str, value: float) -> None:
+    def gauge(self, name: str, value: float, **labels: str) -> None:
         """Set a gauge."""
 
     def observe(self, name: str, value: float) -> None:
@@ -59,7 +59,7 @@ class NoMetrics:
     def count(self, name: str, by: int = 1, **labels: str) -> None:
         """See Metrics."""
 
-    def gauge(self, name: str, value: float) -> None:
+    def gauge(self, name: str, value: float, **labels: str) -> None:
         """See Metrics."""
 
     def observe(self, name: str, value: float) -> None:
@@ -77,56 +77,21 @@ class Job:
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     cancel_reason: str = ""
     busy: bool = False  # between the record before the provider call and the one after it
-    waiting: bool = False  # for its next attempt
     first_ms: int = 0
     attempt: int = 0
+    provider: str = ""  # that was asked last
     task: asyncio.Task[None] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """What all mails of this process share."""
-
-    templates: Templates
-    sender: Sender
-    unsubscribe_base_url: str
-    unsubscribe_secret: bytes
-    unsubscribe_mailto: str | None = None
-
-    def mail(self, command: SendMessage) -> Mail:
-        """Render a command's mail.
-
-        Raises:
-            RenderError, AddressError, ValueError: it cannot be.
-        """
-        leaving = Leaving(TOKEN_FORMAT, command.member_id, command.channel, command.category, command.command_id)
-        url = unsubscribe_url(self.unsubscribe_base_url, self.unsubscribe_secret, leaving)
-        message = {
-            "command_id": command.command_id,
-            "instance_id": command.instance_id,
-            "step": command.step,
-            "channel": command.channel,
-            "category": command.category,
-            "template": command.template,
-            "version": command.version,
-            "decided_at_ms": command.decided_at_ms,
-            "expires_at_ms": command.expires_at_ms,
-        }
-        values = {
-            "data": command.data,
-            "member": command.member,
-            "campaign": command.campaign,
-            "message": message,
-            "unsubscribe_url": url,
-        }
-        rendered = self.templates.render(command.template, values)
-        return build(command, rendered, self.sender, url, self.unsubscribe_mailto)
 
 
 class Courier:
     """Takes commands to their end, any number at a time.
 
     Args:
+        providers: of this lane.
+        state: what is known of each command.
+        outbox: to Kafka.
+        sent_topic: where each step is recorded.
+        mail_domain: ends every Message-ID.
         lease: awaited right before each provider call; returns once it is certain that the partition is still ours.
         call_s: how long one provider call may take in all; below the time that `lease` guarantees.
         clock_ms: the wall clock.
@@ -134,20 +99,22 @@ class Courier:
 
     def __init__(
         self,
-        message: Message,
-        transport: EmailTransport,
+        providers: Providers,
         state: DeliveryState,
         outbox: Outbox,
         *,
+        sent_topic: str,
+        mail_domain: str,
         backoff: Backoff,
         lease: Callable[[], Awaitable[None]],
         call_s: float,
         clock_ms: Callable[[], int],
         metrics: Metrics,
     ) -> None:
-        self._message = message
-        self._transport = transport
+        self._providers = providers
         self._state = state
+        self._sent_topic = sent_topic
+        self._mail_domain = mail_domain
         self._outbox = outbox
         self._backoff = backoff
         self._lease = lease
@@ -160,7 +127,7 @@ class Courier:
         known = self._state.get(job.partition, job.command.command_id)
         job.first_ms = known.first_ms if known else self._clock_ms()
         if known is not None:
-            job.attempt = known.attempt
+            job.attempt, job.provider = known.attempt, known.provider
             if known.final:
                 await self._repeated(job, known)
                 return
@@ -168,12 +135,9 @@ class Courier:
                 # The process ended between line 1 and line 3 of the head of this module.
                 log.warning("delivery.uncertain", command_id=job.command.command_id, attempt=known.attempt)
                 self._metrics.count("delivery_uncertain")
-        mail = await self._mail(job)
-        if mail is None:
-            return
-        if known is not None and known.status == "deferred":
-            await self._wait(job, known.next_ms - self._clock_ms())
-        while not await self._attempt(job, mail):
+            elif known.status == "deferred":
+                await self._wait(job, known.next_ms - self._clock_ms())
+        while not await self._attempt(job):
             pass
 
     async def cancel(self, partition: int, offset: int, command: CancelMessage) -> None:
@@ -185,7 +149,7 @@ class Courier:
         now = self._clock_ms()
         attempt, first = (known.attempt, known.first_ms) if known else (0, now)
         entry = Entry(FORMAT, "cancelled", attempt, now, offset, first, reason=command.reason)
-        await self._record(partition, command.command_id, entry)
+        await self._write(partition, command.command_id, entry)
 
     async def _repeated(self, job: Job, known: Entry) -> None:
         # The same record again: a crash came before its offset was committed, maybe before its receipt was written.
@@ -195,120 +159,146 @@ class Courier:
             await self._report(job, known)
         self._metrics.count("delivery_repeated")
 
-    async def _mail(self, job: Job) -> Mail | None:
-        if job.command.channel != "email":
-            await self._finish(job, "failed", "no_such_channel")
-            return None
-        try:
-            return self._message.mail(job.command)
-        except RenderError as error:
-            log.warning("delivery.template-error", template=job.command.template, campaign=job.command.campaign)
-            await self._finish(job, "failed", "template_error", detail=str(error)[:200])
-        except AddressError:
-            await self._finish(job, "failed", "invalid_address")
-        except ValueError:
-            await self._finish(job, "failed", "invalid_header")
-        return None
-
-    async def _attempt(self, job: Job, mail: Mail) -> bool:
+    async def _attempt(self, job: Job) -> bool:
         """Try once; whether the command has come to its end."""
         if await self._over(job):
             return True
+        command = job.command
+        # After an unknown outcome the same provider is asked again, if it can be: it may know the command's id.
+        provider = self._providers.pick(command.channel, command.address, job.provider)
+        if provider is None:
+            known = self._providers.has(command.channel)
+            await self._finish(job, Outcome("failed", 0, "invalid_address" if known else "no_such_channel"))
+            return True
+        begun = False
         try:
-            async with self._transport.link() as link:
-                if job.cancelled.is_set() or self._clock_ms() >= job.command.expires_at_ms:
-                    return False  # while it waited for a connection; the next round says so
-                job.busy = True
+            async with provider.link() as link:
+                if job.cancelled.is_set() or provider.retired or self._clock_ms() >= command.expires_at_ms:
+                    return False  # while it waited for a place; the next round says so
+                request = await self._prepared(job, provider)
+                if request is None:
+                    return True
+                job.busy = begun = True
                 job.attempt += 1
-                await self._step(job, "sending")
+                job.provider = provider.name
+                await self._record(job, self._entry(job, "sending"))
                 await self._lease()
-                outcome = await self._call(link, mail)
+                outcome = await self._call(link, request)
                 if outcome.status == "sent":
-                    # Inside: the connection takes no other mail before this one is on record, so that a crash leaves
-                    # at most one mail per connection uncertain.
-                    await self._finish(job, outcome.status, outcome.reason, outcome.code, outcome.detail)
+                    # Inside: the place takes no other message before this one is on record, so that a crash leaves at
+                    # most one message per place uncertain.
+                    await self._finish(job, outcome)
         except ProviderDown as down:
+            # The message did not leave: that costs no attempt.
+            job.attempt -= begun
             job.busy = False
-            self._metrics.gauge("delivery_provider_up", 0)
-            # Spread, so that hundreds of waiting commands do not ask at the same instant.
-            spread = int(h128(job.command.command_id)[:4], 16) / 65_536
-            await self._wait(job, int(1000 * down.wait_s * (1 + spread)) + 1)
+            await self._wait_for(job, provider, down)
             return False
-        self._metrics.gauge("delivery_provider_up", 1)
         if outcome.status == "sent":
             return True
         if outcome.status in ("deferred", "unknown"):
-            return await self._defer(job, outcome)
-        await self._finish(job, outcome.status, outcome.reason, outcome.code, outcome.detail)
+            return await self._defer(job, provider, outcome)
+        await self._finish(job, outcome)
         return True
 
-    async def _call(self, link: Link, mail: Mail) -> Outcome:
+    async def _prepared(self, job: Job, provider: Provider) -> Any:
+        """Make the request; None when it cannot be made, and that is on record."""
+        command = job.command
+        try:
+            return provider.prepare(command, self._clock_ms())
+        except RenderError as error:
+            log.warning("delivery.template-error", template=command.template, campaign=command.campaign)
+            await self._finish(job, Outcome("failed", 0, "template_error", str(error)[:200]))
+        except AddressError:
+            await self._finish(job, Outcome("failed", 0, "invalid_address"))
+        except ContentError as error:
+            await self._finish(job, Outcome("failed", 0, str(error)))
+        except ValueError:
+            await self._finish(job, Outcome("failed", 0, "invalid_header"))
+        return None
+
+    async def _wait_for(self, job: Job, provider: Provider, down: ProviderDown) -> None:
+        if self._providers.other(job.command.channel, job.command.address, provider):
+            return  # ask that one at once
+        # Spread, so that hundreds of waiting commands do not ask at the same instant.
+        spread = int(h128(job.command.command_id)[:4], 16) / 65_536
+        await self._wait(job, int(1000 * down.wait_s * (1 + spread)) + 1)
+
+    async def _call(self, link: Link, request: Any) -> Outcome:
         try:
             async with asyncio.timeout(self._call_s):
-                return await link.send(mail)
+                return await link.send(request)
         except TimeoutError:
             link.drop()
             return Outcome("unknown", 0, "reply_lost")
 
     async def _over(self, job: Job) -> bool:
         if job.cancelled.is_set():
-            await self._finish(job, "cancelled", job.cancel_reason)
+            await self._finish(job, Outcome("cancelled", 0, job.cancel_reason))
         elif self._clock_ms() >= job.command.expires_at_ms:
-            await self._finish(job, "expired", "too_old")
+            await self._finish(job, Outcome("expired", 0, "too_old"))
         else:
             return False
         return True
 
-    async def _defer(self, job: Job, outcome: Outcome) -> bool:
+    async def _defer(self, job: Job, provider: Provider, outcome: Outcome) -> bool:
+        command = job.command
         if outcome.status == "unknown":
-            log.warning("delivery.reply-lost", command_id=job.command.command_id, attempt=job.attempt)
+            log.warning("delivery.reply-lost", command_id=command.command_id, attempt=job.attempt)
             self._metrics.count("delivery_uncertain")
         if self._backoff.exhausted(job.attempt):
             reason = "outcome_unknown" if outcome.status == "unknown" else "attempts_exhausted"
-            await self._finish(job, "failed", reason, outcome.code, outcome.detail)
+            await self._finish(job, replace(outcome, status="failed", reason=reason))
             return True
-        delay = self._backoff.delay_ms(job.attempt, job.command.command_id)
+        delay = max(self._backoff.delay_ms(job.attempt, command.command_id), outcome.retry_after_ms)
+        if outcome.status == "deferred" and not outcome.healthy:
+            # The provider's trouble, and certainly not taken: another one is asked at once.
+            job.provider = ""
+            delay = 0 if self._providers.other(command.channel, command.address, provider) else delay
         next_ms = self._clock_ms() + delay
-        if next_ms >= job.command.expires_at_ms:
-            await self._finish(job, "expired", outcome.reason, outcome.code, outcome.detail)
+        if next_ms >= command.expires_at_ms:
+            await self._finish(job, replace(outcome, status="expired"))
             return True
-        entry = self._entry(job, "deferred", outcome.reason, outcome.code, outcome.detail)
-        entry.next_ms = next_ms
-        await asyncio.gather(self._record(job.partition, job.command.command_id, entry), self._report(job, entry))
+        entry = self._entry(job, "deferred", outcome)
+        entry.provider, entry.next_ms = provider.name, next_ms
+        await asyncio.gather(self._record(job, entry), self._report(job, entry))
         job.busy = False
         await self._wait(job, delay)
         return False
 
-    async def _finish(self, job: Job, status: str, reason: str, code: int = 0, detail: str = "") -> None:
-        job.busy = True
-        entry = self._entry(job, status, reason, code, detail)
-        await asyncio.gather(self._record(job.partition, job.command.command_id, entry), self._report(job, entry))
+    async def _finish(self, job: Job, outcome: Outcome) -> None:
+        entry = self._entry(job, outcome.status, outcome)
+        await asyncio.gather(self._record(job, entry), self._report(job, entry))
         job.busy = False
-        if status == "sent":
+        if outcome.status == "sent":
             self._metrics.observe("delivery_delay_ms", entry.at_ms - job.command.caused_at_ms)
 
     async def _wait(self, job: Job, delay_ms: int) -> None:
         """Wait until the time has come or the command is called back."""
-        job.waiting = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(job.cancelled.wait(), max(0.0, delay_ms / 1000))
-        job.waiting = False
 
-    def _entry(self, job: Job, status: str, reason: str = "", code: int = 0, detail: str = "") -> Entry:
-        now = self._clock_ms()
+    def _entry(self, job: Job, status: str, outcome: Outcome | None = None) -> Entry:
+        said = outcome or Outcome(status, 0, "")
         return Entry(
-            FORMAT, status, job.attempt, now, job.offset, job.first_ms, code=code, reason=reason, detail=detail
-        )
+            FORMAT, status, job.attempt, self._clock_ms(), job.offset, job.first_ms,
+            code=said.code, reason=said.reason, detail=said.detail,
+            provider=job.provider, provider_message_id=said.provider_message_id,
+        )  # fmt: skip
 
-    async def _step(self, job: Job, status: str) -> None:
-        await self._record(job.partition, job.command.command_id, self._entry(job, status))
+    async def _record(self, job: Job, entry: Entry) -> None:
+        await self._write(job.partition, job.command.command_id, entry)
 
-    async def _record(self, partition: int, command_id: str, entry: Entry) -> None:
-        offset = await self._outbox.send(SENT_TOPIC, command_id.encode(), encode_entry(entry), partition)
+    async def _write(self, partition: int, command_id: str, entry: Entry) -> None:
+        offset = await self._outbox.send(self._sent_topic, command_id.encode(), encode_entry(entry), partition)
         self._state.put(partition, command_id, entry, offset)
 
     async def _report(self, job: Job, entry: Entry) -> None:
-        ident = message_id(job.command.command_id, self._message.sender.domain)
-        event = receipt(job.command, entry, ident)
-        await self._outbox.send(EVENTS, job.command.member_id.encode(), encode_event(event))
-        self._metrics.count("delivery_outcomes", status=entry.status, reason=entry.reason)
+        command = job.command
+        ident = entry.provider_message_id
+        if not ident and command.channel == EMAIL:
+            ident = message_id(command.command_id, self._mail_domain)
+        provider = entry.provider or (DEFAULT_MAIL if command.channel == EMAIL else "")
+        event = receipt(command, entry, provider, ident)
+        await self._outbox.send(EVENTS, command.member_id.encode(), encode_event(event))
+        self._metrics.count("delivery_outcomes", status=entry.status, reason=entry.reason, channel=command.channel)

@@ -5,10 +5,8 @@ from schemas.commands import SendMessage
 from schemas.events import Event
 from schemas.ids import h128
 
-PROVIDER = "smtp"
 
-
-def receipt(command: SendMessage, entry: Entry, provider_message_id: str) -> Event:
+def receipt(command: SendMessage, entry: Entry, provider: str, provider_message_id: str) -> Event:
     """Make the receipt of one step. The same step gives the same event, byte for byte, however often it is made.
 
     The id holds the attempt: two `delivery.sent` of one command with different ids are two mails really sent.
@@ -29,7 +27,7 @@ def receipt(command: SendMessage, entry: Entry, provider_message_id: str) -> Eve
             "channel": command.channel,
             "status": entry.status,
             "attempt": entry.attempt,
-            "provider": PROVIDER,
+            "provider": provider,
             "provider_message_id": provider_message_id,
             "code": str(entry.code) if entry.code else "",
             "reason": entry.reason,

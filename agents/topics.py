@@ -8,11 +8,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agents.delivery_state import SENT_TOPIC, SENT_TOPIC_CONFIG
+from schemas.commands import BULK, TRANSACTIONAL, TRIGGER
 
 APP_ID = "tidings-engine"
 TABLE = "members"
 EVENTS = "events"
 COMMANDS = "commands"
+COMMANDS_OF: Mapping[str, str] = {  # by lane
+    TRANSACTIONAL: "commands-transactional",
+    TRIGGER: COMMANDS,
+    BULK: "commands-bulk",
+}
+SENT_OF: Mapping[str, str] = {  # by lane
+    TRANSACTIONAL: "tidings-delivery-sent-transactional",
+    TRIGGER: SENT_TOPIC,
+    BULK: "tidings-delivery-sent-bulk",
+}
 DECISIONS = "decisions"
 ATTRIBUTIONS = "attributions"
 DEAD_LETTERS = "dead-letters"
@@ -51,6 +62,8 @@ TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec(EVENTS, "member_id", "Event, JSON or Avro", _kept(30, "LogAppendTime")),
     # 7 d: a command is obeyed within its own validity of days, or has expired.
     TopicSpec(COMMANDS, "member_id", "SendMessage or CancelMessage, JSON", _kept(7)),
+    TopicSpec(COMMANDS_OF[TRANSACTIONAL], "member_id", "the same, lane transactional", _kept(7)),
+    TopicSpec(COMMANDS_OF[BULK], "member_id", "the same, lane bulk", _kept(7)),
     # 30 d on what analytics are made of, like the events themselves: a sink that was down can catch up.
     TopicSpec(DECISIONS, "member_id", "Decision, JSON", _kept(30)),
     TopicSpec(ATTRIBUTIONS, "member_id", "Attribution, JSON", _kept(30)),
@@ -62,6 +75,8 @@ TOPICS: tuple[TopicSpec, ...] = (
     ),
     # The delivery role's memory of what left: same partition count as `commands`, read back by command id.
     TopicSpec(SENT_TOPIC, "command_id", "delivery step, msgpack", SENT_TOPIC_CONFIG),
+    TopicSpec(SENT_OF[TRANSACTIONAL], "command_id", "the same, lane transactional", SENT_TOPIC_CONFIG),
+    TopicSpec(SENT_OF[BULK], "command_id", "the same, lane bulk", SENT_TOPIC_CONFIG),
     TopicSpec(
         CHANGELOG,
         "member or meta key",

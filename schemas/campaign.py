@@ -24,13 +24,14 @@ class Limit(msgspec.Struct, frozen=True):
 
 
 class Send(msgspec.Struct, frozen=True):
-    """The message to send. `data`: name -> expression text, judged at the firing."""
+    """The message to send. `data`: name -> expression text, judged at the firing. `lane`: empty for its category's."""
 
     channel: str
     template: str
     data: dict[str, str] = {}
     category: str = "marketing"
     lifetime_ms: int = DEFAULT_LIFETIME_MS
+    lane: str = ""
 
 
 class Campaign(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from agents.batching import HELD_BYTES_MAX, MAX_BATCH_BYTES, MAX_BATCH_RECORDS  # noqa: E402 - found only after the lines above
+import msgspec  # noqa: E402 - found only after the lines above
+
+from agents.batching import HELD_BYTES_MAX, MAX_BATCH_BYTES, MAX_BATCH_RECORDS  # noqa: E402
 from agents.engine_worker import EPOCH_RECORDS, EPOCHS_IN_FLIGHT  # noqa: E402
 from agents.topics import DAY_MS, TOPICS  # noqa: E402
 from schemas import campaign, codec, reading  # noqa: E402
@@ -23,6 +25,7 @@ from schemas.attributes import ATTRIBUTES, ITEM  # noqa: E402
 from schemas.segment import NAMES  # noqa: E402
 from schemas.taxonomy import EVENT_TYPES  # noqa: E402
 from sinks import sandbox, templates  # noqa: E402
+from sinks.channels.kinds import KINDS  # noqa: E402
 from sinks.retry import Backoff  # noqa: E402
 from streams import campaign_keys, marks  # noqa: E402
 from streams.patterns import check, durations, expressions, grammar, parser, plan, windows  # noqa: E402
@@ -64,6 +67,21 @@ def topics() -> str:
             )
         )
     return _table(("Topic", "Key", "Value", "Timestamps", "Kept", "Largest record"), rows)
+
+
+# ---------------------------------------------------------------- channels
+
+
+def provider_kinds() -> str:
+    """List the kinds of providers with their settings."""
+    rows = []
+    for name, kind in KINDS.items():
+        needed = [field.name for field in msgspec.structs.fields(kind.settings) if field.required]
+        others = [field.name for field in msgspec.structs.fields(kind.settings) if not field.required]
+        marked = [_code(word) + (" (secret)" if word in kind.secrets else "") for word in needed]
+        spare = [_code(word) + (" (secret)" if word in kind.secrets else "") for word in others]
+        rows.append((_code(name), kind.meaning, ", ".join(marked), ", ".join(spare) or "none"))
+    return _table(("Kind", "What", "Settings", "and if wanted"), rows)
 
 
 # ---------------------------------------------------------------- events
@@ -199,6 +217,7 @@ def settings() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "topics": topics,
+    "provider-kinds": provider_kinds,
     "event-types": event_types,
     "attributes": attributes,
     "item-attributes": item_attributes,

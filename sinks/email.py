@@ -14,7 +14,6 @@ refuses our login says nothing about any mail: that is `ProviderDown`, and costs
 
 import asyncio
 import contextlib
-import re
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from aiosmtplib.errors import SMTPDataError, SMTPRecipientRefused, SMTPSenderRef
 
 from schemas.errors import OperatorError
 from sinks.mime import Mail
+from sinks.outcome import Outcome, ProviderDown, redact
 
 log = structlog.get_logger("sinks.email")
 
@@ -35,27 +35,7 @@ IDLE_S = 20.0  # below the shortest idle limit in wide use (Exchange Online drop
 MAILS_PER_LINK = 1_000  # servers limit it too; a fresh connection also follows a changed DNS answer
 DOWN_BASE_S = 0.25
 DOWN_CAP_S = 5.0  # a server that is back is noticed within 5 s
-_ADDRESS = re.compile(r"[^\s<>\"',;:]+@[^\s<>\"',;:]+")
 _LOST = (SMTPException, OSError, TimeoutError, EOFError)
-
-
-class ProviderDown(Exception):
-    """The server takes no mail at all now; `wait_s`: when to ask again. `reason` is one word for metrics."""
-
-    def __init__(self, reason: str, wait_s: float) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.wait_s = wait_s
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of one attempt: status as above, SMTP reply code (0: none), a word, the reply without addresses."""
-
-    status: str
-    code: int
-    reason: str
-    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +98,13 @@ class EmailTransport:
     def up(self) -> bool:
         """Whether the last connection succeeded."""
         return self._failures == 0
+
+    def wait_s(self) -> float:
+        """Tell how long there is no use in asking; 0 while the last connection succeeded."""
+        return max(0.0, self._down_until - asyncio.get_running_loop().time()) if self._failures else 0.0
+
+    def retire(self) -> None:
+        """Do nothing: who waits here waits for a connection alone."""
 
     @contextlib.asynccontextmanager
     async def link(self) -> AsyncIterator["Link"]:
@@ -287,11 +274,6 @@ class Link:
             await self._client.rset()
         except _LOST:
             self.reusable = False
-
-
-def redact(text: str) -> str:
-    """Shorten a server's reply and take addresses out: receipts are kept for years, and name members by id alone."""
-    return " ".join(_ADDRESS.sub("(address)", text).split())[:200]
 
 
 def _refused(error: SMTPResponseException, permanent: str, reason: str) -> Outcome:

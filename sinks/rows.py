@@ -19,9 +19,11 @@ from schemas.records import Attribution, Decision
 
 EVENTS = "events"
 COMMANDS = "commands"
+COMMANDS_TRANSACTIONAL = "commands-transactional"
+COMMANDS_BULK = "commands-bulk"
 DECISIONS = "decisions"
 ATTRIBUTIONS = "attributions"
-TOPICS = (EVENTS, COMMANDS, DECISIONS, ATTRIBUTIONS)
+TOPICS = (EVENTS, COMMANDS, COMMANDS_TRANSACTIONAL, COMMANDS_BULK, DECISIONS, ATTRIBUTIONS)
 
 MAX_TIME_MS = 10_413_791_999_999  # 2299-12-31T23:59:59.999Z, the last instant of DateTime64(3)
 MAX_UINT32 = 2**32 - 1
@@ -257,6 +259,8 @@ def _attribution(rows: dict[str, list[Row]], partition: int, record: LogRecord, 
 _EMIT: dict[str, Callable[[dict[str, list[Row]], int, LogRecord, DecodeEvent], None]] = {
     EVENTS: _event,
     COMMANDS: _command,
+    COMMANDS_TRANSACTIONAL: _command,
+    COMMANDS_BULK: _command,
     DECISIONS: _decision,
     ATTRIBUTIONS: _attribution,
 }

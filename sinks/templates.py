@@ -1,6 +1,8 @@
 """Message templates: a directory of Jinja2 files, read when they change, checked before use, rendered in a sandbox.
 
-A message is three files: `<name>.subject.j2`, `<name>.txt.j2` and, if it has HTML, `<name>.html.j2`. They see
+An e-mail is three files: `<name>.subject.j2`, `<name>.txt.j2` and, if it has HTML, `<name>.html.j2`. The other
+channels have `<name>.txt.j2`, and what each knows to use of `<name>.subject.j2` (a title), `<name>.link.j2` (a URL, and
+on a second line the words of its button) and `<name>.image.j2` (a URL). They see
 
     data              values named under `send.data` in the campaign
     member            the member's profile
@@ -10,7 +12,8 @@ A message is three files: `<name>.subject.j2`, `<name>.txt.j2` and, if it has HT
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from jinja2 import BaseLoader, Environment, TemplateNotFound, TemplateSyntaxErro
 from schemas.findings import ERROR, WARNING, Finding
 from sinks.sandbox import MAX_SOURCE, RenderError, Sandbox, refusals
 
-PARTS = ("subject", "txt", "html")
+MAX_URL = 2_000  # what all browsers take
 MAX_SUBJECT = 200  # characters; a longer one is cut with "…" (clients show 40 to 80)
 MESSAGE_NAMES = frozenset(
     {
@@ -30,6 +33,7 @@ MESSAGE_NAMES = frozenset(
 TOP_NAMES = frozenset({"data", "member", "campaign", "message", "unsubscribe_url", "loop"})
 _MESSAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:/[A-Za-z0-9][A-Za-z0-9_-]*){0,4}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(?:/[A-Za-z0-9][A-Za-z0-9_.-]*){0,4}\.j2")
+_LINK = re.compile(r"(?!(?:javascript|vbscript|data|file):)[a-z][a-z0-9+.-]{1,30}:[\x21-\x7e]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 Source = tuple[str, str, Callable[[], bool]]
@@ -54,6 +58,17 @@ class Rendered(tuple[str, str, str | None]):
     def html(self) -> str | None:
         """The HTML, or None for a message of text alone."""
         return self[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The rendered parts of a message that is no e-mail; what there is no file for is empty."""
+
+    text: str = ""
+    title: str = ""
+    link: str = ""
+    button: str = ""
+    image: str = ""
 
 
 class TemplateFiles(BaseLoader):
@@ -143,8 +158,7 @@ class Templates:
         Raises:
             RenderError: for any fault of the template or of its values; nothing else, whatever the template holds.
         """
-        if not _MESSAGE_NAME.fullmatch(name) or len(name) > 100:
-            raise RenderError("a template's name has letters, digits, '-' and '_', and '/' for folders")
+        _check_name(name)
         subject = self._sandbox.render_bounded(f"{name}.subject.j2", values)
         text = self._sandbox.render_bounded(f"{name}.txt.j2", values)
         html_name = f"{name}.html.j2"
@@ -154,6 +168,43 @@ class Templates:
             raise RenderError(f"{name}.subject.j2: the subject is empty")
         return Rendered((line, text, html))
 
+    def content(
+        self, name: str, values: Mapping[str, Any], required: Iterable[str], optional: Iterable[str] = ()
+    ) -> Content:
+        """Render the parts that a channel wants; see the head of this module.
+
+        Raises:
+            RenderError: as for `render`; also for a required part that has no file or comes out empty.
+        """
+        _check_name(name)
+        parts = {part: self._sandbox.render_bounded(f"{name}.{part}.j2", values).strip() for part in required}
+        for part, text in parts.items():
+            if not text:
+                raise RenderError(f"{name}.{part}.j2: it comes out empty")
+        for part in optional:
+            if self.files.exists(f"{name}.{part}.j2"):
+                parts[part] = self._sandbox.render_bounded(f"{name}.{part}.j2", values).strip()
+        link, _, button = parts.get("link", "").partition("\n")
+        return Content(
+            parts.get("txt", ""),
+            one_line(parts.get("subject", "")),
+            _url(f"{name}.link.j2", link),
+            one_line(button),
+            _url(f"{name}.image.j2", parts.get("image", "")),
+        )
+
+
+def _check_name(name: str) -> None:
+    if not _MESSAGE_NAME.fullmatch(name) or len(name) > 100:
+        raise RenderError("a template's name has letters, digits, '-' and '_', and '/' for folders")
+
+
+def _url(file: str, text: str) -> str:
+    text = text.strip()
+    if text and not (len(text) <= MAX_URL and _LINK.fullmatch(text)):
+        raise RenderError(f"{file}: not a URL of at most {MAX_URL} printable ASCII characters")
+    return text
+
 
 def one_line(text: str) -> str:
     """Make one line without control characters, cut at MAX_SUBJECT: what a header can hold."""
@@ -161,8 +212,16 @@ def one_line(text: str) -> str:
     return line if len(line) <= MAX_SUBJECT else line[: MAX_SUBJECT - 1].rstrip() + "…"
 
 
-def check_template(name: str, loader: TemplateFiles, data_names: frozenset[str]) -> tuple[Finding, ...]:
-    """Find every fault of a message's files before one is sent; `data_names`: the names under `send.data`.
+def check_template(
+    name: str,
+    loader: TemplateFiles,
+    data_names: frozenset[str],
+    required: Iterable[str] = ("subject", "txt"),
+    optional: Iterable[str] = ("html",),
+) -> tuple[Finding, ...]:
+    """Find every fault of a message's files before one is sent.
+
+    `data_names`: the names under `send.data`; `required` and `optional`: the parts that its channel uses.
 
     A `member.x` that is neither given a default nor inside `{% if member.x is defined %}` is a warning: profiles
     differ, and for a member without it the message fails as `template_error`.
@@ -171,12 +230,13 @@ def check_template(name: str, loader: TemplateFiles, data_names: frozenset[str])
         message = f"a template's name has letters, digits, '-' and '_', and '/' for folders (got '{name}')"
         return (Finding("template-name", str(loader.root), 0, 0, message, "rename it"),)
     found: list[Finding] = []
-    for part in PARTS:
+    needed, wanted = tuple(required), tuple(optional)
+    for part in (*needed, *wanted):
         file = f"{name}.{part}.j2"
         if loader.exists(file):
             found.extend(_Check(loader, data_names).file(file))
-        elif part != "html":
-            remedy = "write it; a message needs a subject and a text part"
+        elif part in needed:
+            remedy = f"write it; a message of this channel needs {' and '.join(needed)}"
             found.append(Finding("template-missing", str(loader.path(file)), 0, 0, "no such file", remedy))
     return tuple(dict.fromkeys(found))
 

@@ -12,6 +12,7 @@ from schemas.campaign import (
     Repeat,
     Send,
 )
+from schemas.commands import LANES
 from schemas.findings import ERROR, WARNING, Finding
 from streams import marks
 from streams.patterns.durations import DAY_MS, HINT, format_duration, parse_duration
@@ -38,8 +39,8 @@ KEYS = (
     "owner",
     "tags",
 )
-SEND_KEYS = ("channel", "template", "data", "category", "lifetime")
-CHANNELS = ("email", "sms", "viber", "push", "in_app", "webhook", "call", "bot", "pos")
+SEND_KEYS = ("channel", "template", "data", "category", "lane", "lifetime")
+CHANNELS = ("email", "sms", "viber", "whatsapp", "push", "in_app", "webhook", "call", "bot", "pos")
 CATEGORIES = ("marketing", "transactional")
 MAX_PARALLEL = (
     64  # no more instances of one member can live (DESIGN §4); beyond 8 of one campaign the earliest due goes
@@ -289,10 +290,23 @@ class Keys:
             )
         category = inner.word("category", CATEGORIES) or CATEGORIES[0]
         lifetime = inner.duration("lifetime")
+        lane = self._lane(inner)
         self.send_data = inner.expressions("data")
         if channel is None or template is None:
             return None
-        return Send(channel.text, template.text, {}, category, DEFAULT_LIFETIME_MS if lifetime is None else lifetime)
+        lasts = DEFAULT_LIFETIME_MS if lifetime is None else lifetime
+        return Send(channel.text, template.text, {}, category, lasts, lane)
+
+    @staticmethod
+    def _lane(inner: "Keys") -> str:
+        """Take the lane, which is one of three: another one would have nobody who reads its topic."""
+        value = inner.scalar("lane")
+        if value is None or value.text in LANES:
+            return "" if value is None else value.text
+        near = nearest(value.text, LANES)
+        remedy = f"did you mean '{near}'?" if near else f"write {', '.join(LANES)}, or leave it out"
+        inner.add("unknown-lane", "lane", f"there is no lane '{value.text[:40]}'", remedy)
+        return ""
 
     def word(self, key: str, usual: tuple[str, ...]) -> str | None:
         """Take a word of the house: a slip of a usual one is an error, another one is allowed with a warning."""

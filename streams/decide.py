@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from schemas.campaign import Send
-from schemas.commands import SendMessage
+from schemas.commands import SendMessage, lane_of_category
 from schemas.ids import command_id, correlation_text, decision_id, instance_id
 from schemas.records import Decision, Firing
 from streams.caps import record_firing, refused_by
@@ -16,7 +16,12 @@ from tables.member_state import FIRED_IDS_MAX, NOTES_MAX, Instance, Member, Plan
 
 SEND_STEP = "send"  # the one step of a campaign's flow until journeys have more; part of every command id
 
-ADDRESS_OF = {"email": "email", "sms": "phone", "viber": "phone", "push": "push_token"}
+# The attribute of the profile that holds a channel's address; where there is none it has the channel's own name.
+ADDRESS_OF = {
+    "email": "email", "sms": "phone", "viber": "phone", "whatsapp": "phone", "call": "phone", "push": "push_token",
+    "bot": "chat_id",
+}  # fmt: skip
+UNADDRESSED = frozenset({"in_app", "webhook"})  # these go to the member's own place, and to a system: by member_id
 
 
 class Place(msgspec.Struct, gc=False):
@@ -116,7 +121,7 @@ def _message(match: Match, send: Send) -> SendMessage:
         step=SEND_STEP,
         channel=send.channel,
         template=send.template,
-        address=str(member.profile[ADDRESS_OF.get(send.channel, send.channel)]),
+        address=_address(member, send.channel),
         decided_at_ms=at.clock_ms,
         caused_at_ms=at.append_ms,
         expires_at_ms=at.clock_ms + send.lifetime_ms,
@@ -125,7 +130,17 @@ def _message(match: Match, send: Send) -> SendMessage:
         attribution_window_ms=match.plan.campaign.attribution_window_ms,
         data=_send_data(match.plan, member, match.instance, at.clock_ms),
         member=dict(member.profile),
+        lane=send.lane,
     )
+
+
+def _address(member: Member, channel: str) -> str:
+    return member.member_id if channel in UNADDRESSED else str(member.profile[ADDRESS_OF.get(channel, channel)])
+
+
+def lane_of_send(send: Send | None) -> str:
+    """Name the lane of a campaign's messages; empty when it sends none."""
+    return "" if send is None else send.lane or lane_of_category(send.category)
 
 
 def describe(match: Match, outcome: str, reason: str, inputs: dict[str, Any] | None = None) -> Decision:
@@ -175,10 +190,14 @@ def _refusal(match: Match, state: PlanState) -> str | None:
 
 def _contact_refusal(member: Member, channel: str) -> tuple[str | None, dict[str, Any]]:
     """Name why the member may not be reached: `no_consent`, `no_address`, `invalid_address`; else None."""
+    if channel == "webhook":
+        return None, {}  # nobody is written to: a system is told
     consent = member.profile.get("consent")
     granted = consent.get(channel) if isinstance(consent, dict) else None
     if granted is not True:
         return "no_consent", {"consent": granted}
+    if channel in UNADDRESSED:
+        return None, {}
     attribute = ADDRESS_OF.get(channel, channel)
     address = member.profile.get(attribute)
     if not address:

@@ -18,7 +18,7 @@ from schemas.ids import event_id_at
 from schemas.records import DeadLetter
 from streams.attribution import CONVERSION_TYPES, TOUCH_TYPES, credit, forget_stale_touches, record_touch
 from streams.breaker import Breaker
-from streams.decide import Match, Place, conclude, conclude_firing, describe
+from streams.decide import Match, Place, conclude, conclude_firing, describe, lane_of_send
 from streams.epoch import Epoch
 from streams.history import FOLDED_TYPES, PROFILE_BYTES_MAX, ProfileFull, fold_profile, remember
 from streams.late import cancel_of, forget_firing, meets_firing, note_firing
@@ -400,7 +400,7 @@ class PartitionEngine:
             self._out.decisions.append(decision)
             self._counts["decisions.late.cancelled_after_firing"] += 1
             if own.campaign.on_late == "cancel" and sent:
-                self._out.commands.append(cancel_of(decision))
+                self._out.commands.append(cancel_of(decision, lane_of_send(own.campaign.send)))
 
     def _campaign_failed(self, plan: Plan, record: Record, error: Exception) -> None:
         self.breaker.failed((plan.id, plan.version))

@@ -43,8 +43,8 @@ def forget_firing(campaign: str, member_id: str, state: PlanState, fired: Fired)
     state.fired_ids = add(state.fired_ids, digest, FIRED_IDS_MAX)
 
 
-def cancel_of(decision: Decision) -> CancelMessage:
-    """Call back what was sent, for the `late` decision of a firing."""
+def cancel_of(decision: Decision, lane: str) -> CancelMessage:
+    """Call back what was sent in a lane, for the `late` decision of a firing."""
     return CancelMessage(
         command_id=decision.command_id,
         member_id=decision.member_id,
@@ -53,6 +53,7 @@ def cancel_of(decision: Decision) -> CancelMessage:
         reason="late_event",
         decided_at_ms=decision.decided_at_ms,
         caused_at_ms=decision.caused_at_ms,
+        lane=lane,
     )
 
 

@@ -31,10 +31,13 @@ import msgspec
 import pytest
 
 from schemas.codec import decode_event
+from schemas.commands import LANES
 from schemas.errors import DecodeError
 from schemas.findings import ERROR, errors
 from schemas.instants import instant_ms
 from scripts.doc_tables import MARKER, TABLES, renewed
+from sinks.channels.checks import NEEDS
+from sinks.channels.kinds import KINDS
 from streams.campaign_keys import KEYS, SEND_KEYS
 from streams.campaigns import load_campaign
 from streams.case_runs import check_case
@@ -47,12 +50,14 @@ from streams.patterns.grammar import AGGREGATES, COMPARISONS, RESERVED, WEEKDAYS
 from streams.patterns.parser import parse_pattern, read_pattern
 from streams.patterns.plan import Plan
 from streams.replay import read_log, replay
+from tests.sinks.channels.vendors import EC_PEM, RSA_PEM, WEBHOOK_SECRET, b64url
 from tidings.cli.main import COMMANDS
 from tidings.config import documented
+from tidings.providers import read_providers
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-OURS = ("architecture", "campaigns", "events", "glossary", "guarantees", "lateness", "patterns")
+OURS = ("architecture", "campaigns", "channels", "events", "glossary", "guarantees", "lateness", "patterns")
 FENCE = re.compile(r"^```([a-z]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 TIMES = ("fired_at", "due", "due_ms", "decided_at_ms", "occurred_at_ms", "touched_at_ms", "converted_at_ms")
 RUN = ("campaign", "cases", "events", "firings", "decisions", "attributions")
@@ -260,6 +265,28 @@ def test_each_reason_of_a_dead_letter_is_explained() -> None:
     assert {"not-json", "too-large", "bad-campaign", "campaign-failed"} <= reasons
 
 
+# ---------------------------------------------------------------- providers
+
+SECRETS = {"APNS_KEY": EC_PEM, "CRM_SECRET": WEBHOOK_SECRET, "VAPID_PRIVATE_KEY": b64url(bytes(31) + b"\x07")}
+
+
+@pytest.mark.parametrize("block", blocks_of("providers"))
+def test_each_providers_file_of_the_docs_is_without_faults(block: Block) -> None:
+    account = json.dumps({"project_id": "p", "client_email": "a@shop.example", "private_key": RSA_PEM})
+    env = SECRETS | {"FCM_SERVICE_ACCOUNT": account}
+    found = read_providers(block.text, block.place, lambda name: env.get(name, "s3cret"))
+    kinds = {spec.kind for lane in LANES for specs in found.channels(lane).values() for spec in specs}
+    assert kinds == set(KINDS), "the page shows one of each kind"
+
+
+def test_each_channel_of_the_language_has_its_files_on_the_page() -> None:
+    rows = our("channels").partition("## Templates")[2].partition("###")[0]
+    for channel, needs in NEEDS.items():
+        (row,) = [line for line in rows.splitlines() if line.startswith("|") and f"`{channel}`" in line.split("|")[1]]
+        assert all(f"`.{part}.j2`" in row.split("|")[2] for part in needs.required), channel
+        assert all(f"`.{part}.j2`" in row.split("|")[3] for part in needs.optional), channel
+
+
 # ---------------------------------------------------------------- words
 
 
@@ -286,9 +313,11 @@ def test_each_reason_of_a_decision_is_in_the_glossary() -> None:
 
 
 def test_each_reason_of_a_receipt_is_in_the_glossary() -> None:
-    reasons = constants(ROOT / "agents/send_one.py", "_finish", 2) | constants(ROOT / "sinks/email.py", "_refused", 2)
-    reasons |= constants(ROOT / "sinks/email.py", "Outcome", 2) - {""}
-    assert "recipient_refused" in reasons
+    sources = [ROOT / "agents/send_one.py", ROOT / "sinks/email.py", *(ROOT / "sinks/channels").glob("*.py")]
+    reasons = set().union(*(constants(path, "Outcome", 2) | constants(path, "ContentError", 0) for path in sources))
+    reasons |= constants(ROOT / "sinks/email.py", "_refused", 2)
+    reasons -= {""}
+    assert {"recipient_refused", "too_old", "throttled", "too_many_parts"} <= reasons
     assert {word for word in reasons if f"`{word}`" not in our("glossary")} == set()
 
 

@@ -244,6 +244,15 @@ class Settings:
         "", _text, unit="secret of 16 characters or more; empty = made at start and kept", secret=True,
         reason="signs the links; the same on all machines that deliver, and for as long as a link shall work",
     )  # fmt: skip
+    # Other channels
+    providers: str = setting(
+        "", _text, unit="file; empty = e-mail alone",
+        reason="who carries SMS, push, bots and the rest: docs/channels.md; read again when it changes",
+    )  # fmt: skip
+    receipts_base_url: str = setting(
+        "", _url_or_empty("https", "http"), unit="URL; empty = providers are not asked for receipts",
+        reason="where they tell what came of a message: a public https address that passes on to /r of delivery",
+    )  # fmt: skip
     # Web endpoints and logs
     web_host: str = setting(
         "127.0.0.1", _text, unit="address", reason="loopback: members' data leaves this machine only if asked to"
@@ -447,6 +456,11 @@ class Settings:
         return SASLCredentials(
             username=self.sasl_username, password=self.sasl_password, mechanism=self.sasl_mechanism, ssl_context=context
         )
+
+
+def environment_value(name: str) -> str | None:
+    """Return an environment variable that a providers' file names; None when it is not set."""
+    return os.environ.get(name)
 
 
 def documented() -> list[dict[str, str]]:

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from agents.lanes import ALL_LANES
 from agents.records import GROUP as SINK_GROUP
 from agents.records import TOPICS as SINK_TOPICS
-from agents.send import GROUP as DELIVERY_GROUP
-from agents.topics import COMMANDS, EVENTS
+from agents.topics import EVENTS
 from tidings.config import Settings
 
 SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
@@ -94,7 +94,7 @@ class Lookout:
     def __init__(self, settings: Settings) -> None:
         self._groups = {
             group: Consumer(settings.confluent_consumer(group, {"log_level": 0}))
-            for group in (DELIVERY_GROUP, SINK_GROUP)
+            for group in (*(lane.group for lane in ALL_LANES.values()), SINK_GROUP)
         }
         metadata = self._groups[SINK_GROUP].list_topics(timeout=ASK_S)
         self._places = [(name, p) for name in SINK_TOPICS for p in sorted(metadata.topics[name].partitions)]
@@ -122,13 +122,19 @@ class Lookout:
         return Standing(
             ends,
             sum(ends[EVENTS, p] - applied.get(p, 0) for topic, p in self._places if topic == EVENTS),
-            sum(ends[COMMANDS, p] - done[DELIVERY_GROUP][COMMANDS, p] for t, p in self._places if t == COMMANDS),
+            sum(
+                ends[place] - done[lane.group][place]
+                for lane in ALL_LANES.values()
+                for place in self._places
+                if place[0] == lane.commands
+            ),
             sum(ends[place] - done[SINK_GROUP][place] for place in self._places),
             len(engine.samples("tidings_next_timer_timestamp_seconds")),
         )
 
     def _committed(self, group: str) -> dict[tuple[str, int], int]:
-        wanted = [TopicPartition(*place) for place in self._places if group == SINK_GROUP or place[0] == COMMANDS]
+        read = {lane.commands for lane in ALL_LANES.values() if lane.group == group}
+        wanted = [TopicPartition(*place) for place in self._places if group == SINK_GROUP or place[0] in read]
         found = self._groups[group].committed(wanted, timeout=ASK_S)
         return {(place.topic, place.partition): max(0, place.offset) for place in found}
 

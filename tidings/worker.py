@@ -22,7 +22,7 @@ import structlog
 from aiohttp import web
 
 from agents.records import Counters, RecordSink
-from agents.topics import APP_ID, BY_NAME, CHANGELOG, COMMANDS, EVENTS
+from agents.topics import APP_ID, BY_NAME, CHANGELOG, COMMANDS_OF, EVENTS
 from schemas.errors import OperatorError, StateError, TidingsError
 from schemas.ids import h128
 from tables.rocks import DirectoryLock
@@ -41,7 +41,7 @@ ENGINE, DELIVERY, SINK = "engine", "delivery", "sink"
 # Apart, so that all roles run beside one another without any option; 20 workers of a role fit on one machine.
 PORT_OFFSETS = {ENGINE: 0, DELIVERY: 20, SINK: 40}
 ROLES = tuple(PORT_OFFSETS)
-NEEDED = {ENGINE: (EVENTS, CHANGELOG), DELIVERY: (EVENTS, COMMANDS), SINK: (EVENTS,)}
+NEEDED = {ENGINE: (EVENTS, CHANGELOG), DELIVERY: (EVENTS, *COMMANDS_OF.values()), SINK: (EVENTS,)}
 BROKER_WAIT_S = 10.0
 # Delivery may wait 10 s for mail under way (agents/send.py): to cut a mail off leaves its outcome uncertain.
 STOP_S = {ENGINE: 9.5, DELIVERY: 20.0, SINK: 9.5}
@@ -263,10 +263,13 @@ async def _run_engine(launch: Launch, stop: asyncio.Event) -> None:
 
 async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
     from agents.send import run_delivery
+    from tidings.providers import ProvidersFile
+    from tidings.web.receipts import receiving
     from tidings.web.unsubscribe import unsubscribing
 
     settings = launch.settings
     secret, base_url = unsubscribe_secret(settings), unsubscribe_base_url(launch)
+    providers = ProvidersFile(Path(settings.providers) if settings.providers else None)
     log.info("unsubscribe links", lead_to=base_url, served_at=f"{launch.url}/u")
     recorder = DeliveryRecorder()
     ready = asyncio.Event()
@@ -284,7 +287,11 @@ async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
         lambda: None if ready.is_set() else ("what was sent before is being read", "wait; it then answers 200"),
         recorder.families,
     )
-    async with unsubscribing(settings, [secret], recorder) as unsubscribe, _served(launch, probes, unsubscribe):
+    async with (
+        unsubscribing(settings, [secret], recorder) as unsubscribe,
+        receiving(settings, [secret], providers.current, recorder) as receive,
+        _served(launch, probes, lambda app: (unsubscribe(app), receive(app))),
+    ):
         await run_delivery(
             kafka=kafka,
             smtp_url=settings.smtp,
@@ -296,6 +303,8 @@ async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
             unsubscribe_base_url=base_url,
             unsubscribe_secret=secret,
             stop=stop,
+            receipts_base_url=settings.receipts_base_url,
+            config=providers.current,
             metrics=recorder,
             ready=ready,
         )
@@ -359,7 +368,7 @@ async def _run_sink(launch: Launch, stop: asyncio.Event) -> None:
 
 @contextlib.asynccontextmanager
 async def _served(
-    launch: Launch, probes: Probes, extend: Callable[[web.Application], None] | None = None
+    launch: Launch, probes: Probes, extend: Callable[[web.Application], object] | None = None
 ) -> AsyncIterator[None]:
     runner = await serve(probes, launch.token, launch.settings.web_host, launch.port, extend)
     try:

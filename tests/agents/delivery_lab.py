@@ -5,21 +5,23 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from agents.delivery_state import SENT_TOPIC
-from agents.send import Limits, run_delivery
-from agents.topics import COMMANDS, DEAD_LETTERS, EVENTS
+from agents.lanes import ALL_LANES
+from agents.send import run_delivery
+from agents.send_lane import Limits
+from agents.topics import COMMANDS, COMMANDS_OF, DEAD_LETTERS, EVENTS, SENT_OF
 from schemas.codec import decode_event, encode_command
-from schemas.commands import CancelMessage, Command, SendMessage
+from schemas.commands import CancelMessage, Command, SendMessage, lane_of
 from schemas.events import Event
 from sinks.retry import Backoff
 from tidings.brokers.memory import MemoryBroker
 from tidings.smtp_server import SmtpServer
 
 PARTITIONS = 2
-TOPICS = (COMMANDS, EVENTS, SENT_TOPIC, DEAD_LETTERS)
+TOPICS = (*COMMANDS_OF.values(), *SENT_OF.values(), EVENTS, DEAD_LETTERS)
 FAST = Backoff(base_ms=100, cap_ms=400, attempts=4)
 
 
@@ -78,11 +80,14 @@ class Lab:
         for command in commands:
             raw = command if isinstance(command, bytes) else encode_command(command)
             key = b"m" if isinstance(command, bytes) else command.member_id.encode()
-            self.producer.produce(COMMANDS, raw, key)
+            topic = COMMANDS if isinstance(command, bytes) else COMMANDS_OF[lane_of(command)]
+            self.producer.produce(topic, raw, key)
         assert self.producer.flush(5) == 0
 
     @contextlib.asynccontextmanager
-    async def running(self, limits: Limits | None = None, backoff: Backoff = FAST) -> AsyncIterator[asyncio.Task]:
+    async def running(
+        self, limits: Limits | None = None, backoff: Backoff = FAST, **more: Any
+    ) -> AsyncIterator[asyncio.Task]:
         stop, ready = asyncio.Event(), asyncio.Event()
         task = asyncio.create_task(
             run_delivery(
@@ -97,6 +102,7 @@ class Lab:
                 backoff=backoff,
                 limits=limits,
                 ready=ready,
+                **more,
             )
         )
         waiter = asyncio.create_task(ready.wait())
@@ -135,9 +141,12 @@ class Lab:
         return found
 
     def lag(self) -> int:
-        """Records of `commands` behind the committed offsets."""
-        places = [TopicPartition(COMMANDS, p) for p in range(PARTITIONS)]
-        group = Consumer({"bootstrap.servers": self.broker.bootstrap, "group.id": "tidings-delivery", "log_level": 0})
+        """Commands behind the committed offsets, in all lanes."""
+        return sum(self._lag(lane.commands, lane.group) for lane in ALL_LANES.values())
+
+    def _lag(self, topic: str, name: str) -> int:
+        places = [TopicPartition(topic, p) for p in range(PARTITIONS)]
+        group = Consumer({"bootstrap.servers": self.broker.bootstrap, "group.id": name, "log_level": 0})
         try:
             committed = group.committed(places, timeout=5)
             ends = [group.get_watermark_offsets(place, timeout=5)[1] for place in places]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.send import Limits
+from agents.send_lane import Limits
 from tests.agents.delivery_lab import Lab, send_command, until
 
 CONNECTIONS = Limits().connections

@@ -5,10 +5,14 @@ def test_names_on_kafka_never_change():
     assert [spec.name for spec in TOPICS] == [
         "events",
         "commands",
+        "commands-transactional",
+        "commands-bulk",
         "decisions",
         "attributions",
         "dead-letters",
         "tidings-delivery-sent",
+        "tidings-delivery-sent-transactional",
+        "tidings-delivery-sent-bulk",
         "tidings-engine-members-changelog",
     ]
 

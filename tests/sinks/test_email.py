@@ -10,8 +10,9 @@ import pytest
 from aiosmtpd.controller import Controller
 
 from schemas.errors import OperatorError
-from sinks.email import EmailTransport, Outcome, ProviderDown, SmtpServer, redact
+from sinks.email import EmailTransport, SmtpServer
 from sinks.mime import Mail
+from sinks.outcome import Outcome, ProviderDown, redact
 from tidings.smtp_server import DROP_AFTER, DROP_BEFORE
 from tidings.smtp_server import SmtpServer as Server
 

@@ -11,7 +11,8 @@ import msgspec
 from schemas.campaign import Campaign
 from schemas.errors import OperatorError
 from schemas.findings import ERROR, WARNING, Finding
-from sinks.templates import TemplateFiles, check_template
+from sinks.channels.checks import check_message
+from sinks.templates import TemplateFiles
 from streams.campaigns import load_campaign, load_campaigns
 from streams.case_runs import check_case
 from streams.cases import read_cases
@@ -22,7 +23,6 @@ from tidings.config import Settings
 from tidings.files import CASES_ENDINGS, YAML_ENDINGS, campaign_paths, cases_path, is_cases, read_text, read_texts
 
 DUPLICATE = "duplicate-campaign"
-TEMPLATED = frozenset({"email"})  # the channels whose messages are made from files of the templates' directory
 
 
 class Report(msgspec.Struct):
@@ -103,9 +103,9 @@ def _beside(path: Path) -> Path:
 
 def _template_findings(campaign: Campaign, path: str, loader: TemplateFiles) -> tuple[Finding, ...]:
     send = campaign.send
-    if send is None or send.channel not in TEMPLATED:
+    if send is None:
         return ()
-    found = check_template(send.template, loader, frozenset(send.data))
+    found = check_message(send.channel, send.template, loader, frozenset(send.data))
     if any(finding.code == "template-missing" for finding in found):
         message = f"the template '{send.template}' of campaign '{campaign.campaign}' is not whole"
         found = (*found, Finding("no-template", path, 0, 0, message, f"see {loader.root}"))

@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "simulate": ("tidings.cli.simulate", "simulate", "Prove the engine on made-up brokers, disks and clocks."),
     "produce": ("tidings.cli.produce", "produce", "Send a file of events to the broker."),
     "sql": ("tidings.cli.sql", "sql", "Ask ClickHouse."),
+    "providers": ("tidings.cli.providers", "providers", "Check who carries which channel."),
     "topics": ("tidings.cli.topics", "topics", "Create, show and check topics."),
     "clickhouse": ("tidings.cli.clickhouse", "clickhouse", "Migrate and inspect the analytics database."),
     "campaigns": ("tidings.cli.campaigns", "campaigns", "List, publish and withdraw campaigns."),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 
-from agents.topics import ATTRIBUTIONS, COMMANDS, DEAD_LETTERS, DECISIONS, EVENTS
+from agents.topics import ATTRIBUTIONS, COMMANDS_OF, DEAD_LETTERS, DECISIONS, EVENTS
 from schemas.codec import decode_attribution, decode_command, decode_decision, decode_event
 from schemas.commands import SendMessage
 from schemas.errors import DecodeError, OperatorError
@@ -56,7 +56,7 @@ class Agreement:
 
 
 def read_topics(settings: Settings) -> Log:
-    """Read five topics from beginning to end.
+    """Read what was written, topic by topic, from beginning to end.
 
     Raises:
         OperatorError: the broker no longer holds the beginning of `events`.
@@ -66,7 +66,7 @@ def read_topics(settings: Settings) -> Log:
     try:
         for message in dump(consumer, EVENTS):
             _take_event(log, message)
-        for message in dump(consumer, COMMANDS):
+        for message in (message for topic in COMMANDS_OF.values() for message in dump(consumer, topic)):
             command = decode_command(_bytes(message.value()))
             if not isinstance(command, SendMessage):
                 log.cancels += 1

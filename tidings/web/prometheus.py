@@ -197,6 +197,8 @@ DELIVERY_HELP: Mapping[str, str] = {  # by the name under which delivery counts
     "delivery_cancel_late": "Cancels that came after the message was sent.",
     "delivery_dead_letters": "Commands that could not be read, by reason.",
     "unsubscribe_requests": "Requests to unsubscribe links by status.",
+    "receipt_requests": "Requests of providers that tell what came of a message, by status.",
+    "receipts_told": "What providers told, by type of the event.",
     "delivery_under_way": "Commands between reading and the end.",
     "delivery_provider_up": "0 while the provider does not answer.",
     "delivery_delay_ms": "From the append of the deciding record until the provider took the message.",
@@ -212,9 +214,14 @@ class DeliveryRecorder:
             "delivery_outcomes": {},
             "delivery_dead_letters": {},
             "unsubscribe_requests": {},
+            "receipt_requests": {},
+            "receipts_told": {},
             **{name: {(): 0} for name in ("delivery_repeated", "delivery_uncertain", "delivery_cancel_late")},
         }
-        self._gauges: dict[str, float] = {"delivery_under_way": 0, "delivery_provider_up": 1}
+        self._gauges: dict[str, dict[tuple[tuple[str, str], ...], float]] = {
+            "delivery_under_way": {},
+            "delivery_provider_up": {},
+        }
         self._histograms = {"delivery_delay_ms": Histogram(DELAY_BOUNDS_MS)}
 
     def count(self, name: str, by: int = 1, **labels: str) -> None:
@@ -223,9 +230,9 @@ class DeliveryRecorder:
         key = tuple(sorted(labels.items()))
         series[key] = series.get(key, 0) + by
 
-    def gauge(self, name: str, value: float) -> None:
+    def gauge(self, name: str, value: float, **labels: str) -> None:
         """Set a gauge."""
-        self._gauges[name] = value
+        self._gauges.setdefault(name, {})[tuple(sorted(labels.items()))] = value
 
     def observe(self, name: str, value: float) -> None:
         """Add to a histogram; milliseconds."""
@@ -239,7 +246,10 @@ class DeliveryRecorder:
             counter(f"tidings_{name}_total", _help(name), [(dict(key), value) for key, value in sorted(series.items())])
             for name, series in sorted(self._counts.items())
         ]
-        found += [gauge(f"tidings_{name}", _help(name), value) for name, value in sorted(self._gauges.items())]
+        found += [
+            gauge(f"tidings_{name}", _help(name), [(dict(key), value) for key, value in sorted(series.items())])
+            for name, series in sorted(self._gauges.items())
+        ]
         found += [
             histogram(f"tidings_{name.removesuffix('_ms')}_seconds", _help(name), filled)
             for name, filled in sorted(self._histograms.items())

@@ -21,6 +21,8 @@ from tidings.web.prometheus import CONTENT_TYPE, Family, process_families, rende
 # A probe has no token, and learns nothing about members.
 OPEN = frozenset({"/health", "/ready"})
 UNSUBSCRIBE = "/u/{token}"  # open as well: RFC 8058 wants no login, the address itself is the key
+RECEIPTS = "/r/{provider}/{token}"  # likewise: a provider has no token but the one in its address
+KEYED = frozenset({UNSUBSCRIBE, RECEIPTS})
 RETRY_AFTER_S = "1"
 STOP_S = 2.0
 
@@ -46,7 +48,7 @@ class Probes:
 def install(app: web.Application, probes: Probes, token: str) -> None:
     """Add the guard and the endpoints of every role. Call before the application starts.
 
-    `token` empty: nothing but /health, /ready and unsubscribe links is answered.
+    `token` empty: nothing but /health, /ready and addresses that are keys themselves is answered.
     """
     app.middlewares.append(_guard(token))
 
@@ -69,7 +71,7 @@ def install(app: web.Application, probes: Probes, token: str) -> None:
 
 
 async def serve(
-    probes: Probes, token: str, host: str, port: int, extend: Callable[[web.Application], None] | None = None
+    probes: Probes, token: str, host: str, port: int, extend: Callable[[web.Application], object] | None = None
 ) -> web.AppRunner:
     """Listen with the endpoints of every role; `cleanup()` of what is returned stops it.
 
@@ -118,7 +120,7 @@ def _guard(token: str) -> Any:
 
 def _refusal(token: str, request: web.Request) -> web.Response | None:
     resource = request.match_info.route.resource
-    open_to_all = request.path in OPEN or (resource is not None and resource.canonical == UNSUBSCRIBE)
+    open_to_all = request.path in OPEN or (resource is not None and resource.canonical in KEYED)
     if open_to_all or matches(token, request.headers.get("Authorization")):
         return None
     if not token:

@@ -77,12 +77,12 @@ def test_what_delivery_counts_is_told_under_documented_names() -> None:
     recorder = DeliveryRecorder()
     recorder.count("delivery_outcomes", status="sent", reason="")
     recorder.count("delivery_outcomes", 2, reason="hard", status="bounced")
-    recorder.gauge("delivery_under_way", 7)
+    recorder.gauge("delivery_under_way", 7, lane="trigger")
     recorder.observe("delivery_delay_ms", 120)
     text = checked(render(recorder.families()))
     assert 'tidings_delivery_outcomes_total{reason="",status="sent"} 1\n' in text
     assert 'tidings_delivery_outcomes_total{reason="hard",status="bounced"} 2\n' in text
-    assert "tidings_delivery_under_way 7\n" in text
+    assert 'tidings_delivery_under_way{lane="trigger"} 7\n' in text
     assert 'tidings_delivery_delay_seconds_bucket{le="0.25"} 1\n' in text
     assert "tidings_delivery_delay_seconds_sum 0.12\n" in text
     assert all(words in text for words in DELIVERY_HELP.values())
@@ -91,7 +91,7 @@ def test_what_delivery_counts_is_told_under_documented_names() -> None:
 def test_counters_of_delivery_are_there_before_anything_happens() -> None:
     text = checked(render(DeliveryRecorder().families()))
     assert "tidings_delivery_uncertain_total 0\n" in text
-    assert "tidings_delivery_provider_up 1\n" in text
+    assert "# TYPE tidings_delivery_provider_up gauge\n" in text
 
 
 def test_a_sink_tells_rows_by_table_and_its_outage() -> None:

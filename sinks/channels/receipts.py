@@ -1,0 +1,66 @@
+"""What a provider tells later about a message that it took: read from its call to us, pure.
+
+Receipts come late, twice and out of order. Each is an event of its own, named by message, provider and status, so a
+repeat is none. What we know already (that the provider took the message) is not told again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
+
+import msgspec
+
+# On the axis of delivery, what says more than that the provider took the message.
+DELIVERY = frozenset({"delivered", "undelivered", "bounced", "rejected", "expired", "failed", "cancelled", "unknown"})
+ENGAGEMENT = frozenset({"opened", "clicked", "read", "replied", "answered", "unsubscribed", "complained"})
+
+
+class Unsigned(Exception):
+    """A call that does not carry the provider's signature."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One receipt: a status of ours (any other is of no interest), the provider's id, its code, its words."""
+
+    status: str
+    provider_message_id: str = ""
+    code: str = ""
+    detail: str = ""
+
+    @property
+    def axis(self) -> str:
+        """Name the axis; empty for a status of no interest."""
+        return "delivery" if self.status in DELIVERY else "engagement" if self.status in ENGAGEMENT else ""
+
+
+@dataclass(frozen=True, slots=True)
+class HookCall:
+    """A call of a provider to us. `url`: in full, as the provider was told it; names of headers in lower case."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: bytes = b""
+    query: Mapping[str, str] | None = None
+
+    def fields(self) -> Mapping[str, Any]:
+        """Return the fields of its JSON, of its form or of its query; nothing if it has none."""
+        if self.headers.get("content-type", "").startswith("application/json"):
+            try:
+                found = msgspec.json.decode(self.body)
+            except msgspec.MsgspecError:
+                return {}
+            return found if isinstance(found, dict) else {}
+        return dict(parse_qsl(self.body.decode("utf-8", "replace"), keep_blank_values=True)) or dict(self.query or {})
+
+
+class Teller(Protocol):
+    """An adapter whose provider tells receipts."""
+
+    def told(self, call: HookCall) -> Told:
+        """Read a call.
+
+        Raises:
+            Unsigned: it does not carry the signature it should.
+        """

@@ -1,0 +1,138 @@
+"""Where providers tell what came of a message: `/r/{provider}/{token}`, the event on `events` before the answer.
+
+The address itself is a key, made for one message (`schemas/references.py`); a provider that signs its calls is held to
+its signature besides. Nothing is looked up.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import structlog
+from aiohttp import web
+from confluent_kafka import KafkaException
+
+from agents.send_log import Outbox
+from agents.send_one import Metrics
+from agents.topics import EVENTS
+from schemas.codec import encode_event
+from schemas.events import Event
+from schemas.references import UnknownReference, read_reference, told_event
+from sinks.channels.config import ProvidersConfig
+from sinks.channels.kinds import ProviderSpec, teller_of
+from sinks.channels.receipts import HookCall, Teller, Unsigned
+from sinks.outcome import redact
+from tidings.config import Settings
+from tidings.web.routes import RECEIPTS, RETRY_AFTER_S
+
+BODY_BYTES_MAX = 65_536
+WRITE_S = 10.0
+
+log = structlog.get_logger("tidings.web")
+
+Append = Callable[[Event], Awaitable[object]]
+
+
+class Receipts:
+    """Answers the calls of providers.
+
+    Args:
+        base_url: what providers were told: `{base_url}/{provider}/{token}`.
+        secrets: that sign tokens, the newest first.
+        config: gives the providers.
+        append: returns once the event is on `events` for good.
+        metrics: where to count.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        secrets: Sequence[bytes],
+        config: Callable[[], ProvidersConfig],
+        append: Append,
+        metrics: Metrics,
+    ) -> None:
+        self._base_url = base_url
+        self._secrets = secrets
+        self._config = config
+        self._append = append
+        self._metrics = metrics
+        self._known: ProvidersConfig | None = None
+        self._tellers: dict[str, Teller] = {}
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """Take one call. 204: taken, or of no interest; 404: not our token; 403: not the provider's signature."""
+        status = await self._status(request)
+        self._metrics.count("receipt_requests", status=str(status))
+        return web.Response(status=status, headers={"Retry-After": RETRY_AFTER_S} if status == 503 else {})
+
+    async def _status(self, request: web.Request) -> int:
+        provider, token = request.match_info["provider"], request.match_info["token"]
+        teller = self._teller(provider)
+        try:
+            reference = read_reference(self._secrets, token)
+        except UnknownReference:
+            return 404
+        if teller is None:
+            return 404
+        if (request.content_length or 0) > BODY_BYTES_MAX:
+            return 413
+        body = await request.content.read(BODY_BYTES_MAX)
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        try:
+            told = teller.told(HookCall(f"{self._base_url}/{provider}/{token}", headers, body, dict(request.query)))
+        except Unsigned:
+            log.warning("receipt not signed", provider=provider)
+            return 403
+        if not told.axis:
+            return 204
+        more = {"provider_message_id": told.provider_message_id[:128]}
+        if told.axis == "delivery":
+            more |= {"code": told.code[:32], "detail": redact(told.detail), "reason": "told_by_provider"}
+        event = told_event(reference, told.axis, told.status, provider, time.time_ns() // 1_000_000, more)
+        return await self._write(event)
+
+    async def _write(self, event: Event) -> int:
+        try:
+            async with asyncio.timeout(WRITE_S):
+                await self._append(event)
+        except (TimeoutError, KafkaException) as error:
+            # It may still arrive: then the provider's repeat is a duplicate by its event id.
+            log.error("receipt not written", error=type(error).__name__)
+            return 503
+        self._metrics.count("receipts_told", type=event.type)
+        return 204
+
+    def _teller(self, provider: str) -> Teller | None:
+        config = self._config()
+        if config is not self._known:
+            specs: dict[str, ProviderSpec] = {
+                spec.name: spec for routes in config.lanes.values() for listed in routes.values() for spec in listed
+            }
+            found = {name: teller_of(spec) for name, spec in specs.items()}
+            self._tellers = {name: teller for name, teller in found.items() if teller is not None}
+            self._known = config
+        return self._tellers.get(provider)
+
+
+@contextlib.asynccontextmanager
+async def receiving(
+    settings: Settings, secrets: Sequence[bytes], config: Callable[[], ProvidersConfig], metrics: Metrics
+) -> AsyncIterator[Callable[[web.Application], None]]:
+    """Open the way to `events`; yields what adds the endpoint to an application."""
+    outbox = Outbox(settings.confluent({"log_level": 4}))
+
+    async def append(event: Event) -> None:
+        await outbox.send(EVENTS, (event.member_id or "").encode(), encode_event(event))
+
+    receipts = Receipts(settings.receipts_base_url, secrets, config, append, metrics)
+
+    def install(app: web.Application) -> None:
+        app.router.add_post(RECEIPTS, receipts.answer)
+        app.router.add_get(RECEIPTS, receipts.answer)
+
+    try:
+        yield install
+    finally:
+        await asyncio.to_thread(outbox.close)
