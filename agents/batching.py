@@ -17,6 +17,8 @@ from faust.types.transports import SchedulingStrategyT
 from faust.types.tuples import ConsumerMessage, Message, ack_lock
 from mode import Service
 
+from agents import failpoints
+
 MAX_BATCH_RECORDS = 5_000  # a 1 MiB fetch of ~200 B events; bounds one epoch to tens of ms of compute
 MAX_BATCH_BYTES = 4 << 20  # as well: a compressed fetch may hold any number of large records
 HELD_BYTES_MAX = 64 << 20  # of records fetched and not yet durable, over all partitions; nothing is fetched above it
@@ -244,6 +246,13 @@ class BatchConsumer(driver.Consumer):
     def _new_offset(self, tp: TP) -> int | None:
         return self.tracker.committable(tp)
 
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """See Faust; the laboratory looks on."""
+        done = await super().commit(topics, start_new_transaction)
+        if done and failpoints.hit is not None:
+            failpoints.hit(failpoints.COMMITTED)
+        return done
+
     async def commit_all(self) -> None:
         """Commit everything acked so far."""
         for _ in range(_COMMIT_TRIES):  # the first may only have waited for a commit that began before our acks
@@ -257,11 +266,15 @@ class BatchConsumer(driver.Consumer):
         """
         if self.quiesce is not None:
             await self.quiesce(revoked)
+        if failpoints.hit is not None:
+            failpoints.hit(failpoints.QUIESCED)
         await self.commit_all()
         self.tracker.forget(revoked)
         await super().on_partitions_revoked(revoked)
         if self.released is not None:
             await self.released(revoked)
+        if failpoints.hit is not None:
+            failpoints.hit(failpoints.REVOKED)
 
     async def perform_seek(self) -> None:
         """Seek to the committed offsets, or further back where the recovered state has not got as far."""

@@ -15,6 +15,7 @@ import faust
 import structlog
 from faust.types import TP
 
+from agents import failpoints
 from agents.batching import MAX_BATCH_BYTES, BatchConsumer, Sent, size_of
 from agents.member_table import StateTable
 from agents.metrics import EngineMetrics
@@ -203,6 +204,8 @@ class PartitionTask:
             epoch = self.engine.run(self._records(events))
             self._worker.lease.check()
             outputs = await self._worker.outbox.send(epoch)
+            if failpoints.hit is not None:
+                failpoints.hit(failpoints.OUTPUTS_SENT)
             self._flights.put_nowait(Flight(epoch, events, outputs, began))
 
     async def _land(self) -> None:
@@ -213,16 +216,24 @@ class PartitionTask:
             # I2: outputs acked before the changelog is sent. A crash in between repeats them with the same ids.
             for sent in flight.outputs:
                 await sent.acked
+            if failpoints.hit is not None:
+                failpoints.hit(failpoints.OUTPUTS_ACKED)
             metrics.commands_acked((command.caused_at_ms for command in epoch.commands), self._worker.wall_ms())
             # I3: changelog acked before the local write. A crash in between: recovery reads it back.
             offset = await self._worker.outbox.send_changelog(epoch, self._worker.lease.check)
+            if failpoints.hit is not None:
+                failpoints.hit(failpoints.CHANGELOG_ACKED)
             # No await from here to the acks: a cancellation cannot come between the write and the acks.
             if epoch.members or epoch.meta or epoch.hints:
                 self._store.write(epoch.members, epoch.meta, epoch.hints, offset)
+            if failpoints.hit is not None:
+                failpoints.hit(failpoints.WRITTEN)
             self.engine.written(epoch)
             for event in flight.events:
                 event.ack()
                 self._held.pop(id(event), None)
+            if failpoints.hit is not None:
+                failpoints.hit(failpoints.ACKED)
             metrics.epoch_durable(epoch, len(flight.events), (time.perf_counter() - flight.began) * 1000)
             self._slots.release()
             if not self._held:

@@ -34,6 +34,7 @@ import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
+from agents import failpoints
 from agents.topics import ATTRIBUTIONS, COMMANDS, DECISIONS, EVENTS
 from schemas.codec import decode_event
 from schemas.errors import RegistryUnreachable
@@ -377,7 +378,11 @@ class RecordSink:
         for table, columns in lane.batch.columns.items():
             if table in lane.done:
                 continue
+            if failpoints.hit is not None:
+                failpoints.hit(failpoints.ANNOUNCED)
             self._warehouse.insert(table, columns, lane.range.token(lane.topic, lane.partition))
+            if failpoints.hit is not None:
+                failpoints.hit(failpoints.INSERTED)
             lane.done.add(table)
             self.counters.inserts += 1
             self.counters.rows[table] = self.counters.rows.get(table, 0) + len(columns[0])
@@ -386,6 +391,8 @@ class RecordSink:
         self._commit(
             [TopicPartition(x.topic, x.partition, x.range.last + 1, metadata="") for x in lanes if x.range is not None]
         )
+        if failpoints.hit is not None:
+            failpoints.hit(failpoints.FINISHED)
         now = time.monotonic()
         for lane in lanes:
             for reason, count in (lane.batch.undecodable if lane.batch else {}).items():

@@ -22,6 +22,7 @@ from typing import Protocol
 
 import structlog
 
+from agents import failpoints
 from agents.delivery_state import FORMAT, SENT_TOPIC, DeliveryState, Entry, encode_entry
 from agents.send_log import Outbox
 from agents.send_receipts import receipt
@@ -222,11 +223,17 @@ class Courier:
                 job.attempt += 1
                 await self._step(job, "sending")
                 await self._lease()
+                if failpoints.hit is not None:
+                    failpoints.hit(failpoints.SENDING)
                 outcome = await self._call(link, mail)
+                if failpoints.hit is not None:
+                    failpoints.hit(failpoints.ANSWERED)
                 if outcome.status == "sent":
                     # Inside: the connection takes no other mail before this one is on record, so that a crash leaves
                     # at most one mail per connection uncertain.
                     await self._finish(job, outcome.status, outcome.reason, outcome.code, outcome.detail)
+                    if failpoints.hit is not None:
+                        failpoints.hit(failpoints.RECORDED)
         except ProviderDown as down:
             job.busy = False
             self._metrics.gauge("delivery_provider_up", 0)
