@@ -87,7 +87,6 @@ def _one(seed: int, only: str | None, home: Path) -> dict[str, Any]:
     result: dict[str, Any] = json.loads(found.read_text())
     if not result["trouble"] and not result["verdict"]["wrong"]:
         log.unlink()
-        found.unlink()
     return result
 
 

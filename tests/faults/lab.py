@@ -3,6 +3,7 @@
 import dataclasses
 import random
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -31,7 +32,7 @@ PARTITIONS = 3
 ENGINES, DELIVERIES, SINKS = 3, 2, 2
 DOORS = ENGINES + DELIVERIES + SINKS
 READY_S = 90.0
-STILL_S = 60.0  # nothing moves for so long: it never will
+STILL_S = 30.0  # nothing moves for so long: it never will
 SETTLED_S = 240.0
 
 
@@ -228,6 +229,9 @@ class Lab:
                     moved = now
                 last = seen
                 if now - moved > STILL_S or now - began > SETTLED_S:
+                    for worker in self.crew.all.values():
+                        worker.send(signal.SIGUSR1)
+                    time.sleep(0.5)
                     return False, f"{seen}"
                 time.sleep(0.3)
 

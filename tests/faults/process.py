@@ -6,6 +6,7 @@ of the protocol (FAULTS_POINT, a file that says `point count kill|stop`; it is g
 """
 
 import dataclasses
+import faulthandler
 import mmap
 import os
 import signal
@@ -55,6 +56,7 @@ def watch_points(path: Path) -> None:
 
 def main() -> None:
     role, instance, session_ms = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    faulthandler.register(signal.SIGUSR1)  # where every thread stands, for the log of a run that does not settle
     move_clock(Path(os.environ["FAULTS_CLOCK"]))
     watch_points(Path(os.environ["FAULTS_POINT"]))
     settings = dataclasses.replace(Settings.from_env(), session_timeout_ms=session_ms)

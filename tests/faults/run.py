@@ -51,6 +51,7 @@ class Result:
     starts_s: list[float] = field(default_factory=list)  # from a process's start until it was ready
     changelog: tuple[int, int] = (0, 0)
     trouble: str = ""
+    phases: dict[str, float] = field(default_factory=dict)  # seconds since the beginning at the end of each
 
     @property
     def good(self) -> bool:
@@ -79,24 +80,37 @@ def run_schedule(schedule: Schedule, home: Path) -> Result:
 def spelled(result: Result) -> dict[str, Any]:
     """A result as JSON can hold it."""
     return {
-        **{name: getattr(result, name) for name in ("seed", "seconds", "trouble", "own_ends", "starts_s", "changelog")},
+        **{
+            name: getattr(result, name)
+            for name in ("seed", "seconds", "trouble", "own_ends", "starts_s", "changelog", "phases")
+        },
         "strikes": [vars(strike) for strike in result.strikes],
         "verdict": vars(result.verdict),
     }
 
 
 def _run(schedule: Schedule, home: Path, result: Result) -> None:
+    began = time.monotonic()
+
+    def phase(name: str) -> None:
+        result.phases[name] = round(time.monotonic() - began, 1)
+
     with Lab(home, schedule.seed, SESSION_MS, schedule.engines, schedule.deliveries, schedule.sinks) as lab:
+        phase("opened")
         load = load_of(lab, schedule.holes)
         lab.await_ready()
+        phase("ready")
         load.open_shop()
         load.start()
         time.sleep(WARM_S)
         _strike_all(schedule, lab, result)
+        phase("broken")
         lab.heal()
         _await_answers(lab, load)
         load.stop()
+        phase("healed")
         settled, standing = lab.settle()
+        phase("settled")
         result.own_ends = lab.crew.own_ends
         lives = [life for worker in lab.crew.all.values() for life in worker.lives]
         result.starts_s = [life.ready - life.started for life in lives if life.ready is not None]
@@ -107,6 +121,7 @@ def _run(schedule: Schedule, home: Path, result: Result) -> None:
         mailed = Counter(lab.mailed_at.keys()) + Counter(ident for ident, _ in lab.mail_doubles)
         rows = {table: [row[0] for row in lab.clickhouse.rows(query)] for table, query in ROWS.items()}
         result.verdict = judge(found, load.campaigns, mailed, rows)
+        phase("judged")
         _measure(result, lab, load)
         if not result.good:
             _keep(home, found)
