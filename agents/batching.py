@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from typing import Any
 
 import faust
+import structlog
+from aiokafka.errors import IllegalStateError
 from faust.serializers.schemas import Schema
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -18,6 +20,7 @@ from faust.types.tuples import ConsumerMessage, Message, ack_lock
 from mode import Service
 
 from agents import failpoints
+from agents.reading import Reading
 
 MAX_BATCH_RECORDS = 5_000  # a 1 MiB fetch of ~200 B events; bounds one epoch to tens of ms of compute
 MAX_BATCH_BYTES = 4 << 20  # as well: a compressed fetch may hold any number of large records
@@ -27,6 +30,8 @@ ROOM_S = 0.02
 FETCH_MAX_WAIT_MS = 20  # Faust's fixed 1,500 ms lets a drained partition hold up its busy neighbours
 WATCH_S = 1.0
 _COMMIT_TRIES = 2
+
+log = structlog.get_logger(__name__)
 
 RevokeHook = Callable[[set[TP]], Awaitable[None]]
 
@@ -176,7 +181,7 @@ class BatchConsumer(driver.Consumer):
     """Delivers BatchMessages, commits only what is durable, and makes a revoke wait for the engine.
 
     `quiesce` is awaited at the start of a revoke, before anything is forgotten; `released` after Faust's own part.
-    `rewind` is asked after each seek to the committed offsets: where to read from instead, per partition.
+    `rewind` is asked after each seek to the committed offsets: where to read from, per partition that may be read.
     """
 
     _thread: BatchConsumerThread
@@ -185,6 +190,7 @@ class BatchConsumer(driver.Consumer):
         super().__init__(*args, **kwargs)
         self.tracker = OffsetTracker()
         self.mean_bytes = 4_096  # of a record and what is around it; cautious until the first batch
+        self.reading = Reading()
         self.quiesce: RevokeHook | None = None
         self.released: RevokeHook | None = None
         self.rewind: Callable[[Mapping[TP, int]], Mapping[TP, int]] | None = None
@@ -205,6 +211,7 @@ class BatchConsumer(driver.Consumer):
         message = BatchMessage(tp, record, self.app.consumer_generation_id)
         size = size_of(record)
         self.mean_bytes = max(RECORD_BYTES, size // len(record))
+        self.reading.delivered(tp, message.offset)
         if self.app.topics.acks_enabled_for(tp.topic):
             self.tracker.delivered(tp, message.offset, size)
         return message
@@ -277,15 +284,52 @@ class BatchConsumer(driver.Consumer):
             failpoints.hit(failpoints.REVOKED)
 
     async def perform_seek(self) -> None:
-        """Seek to the committed offsets, or further back where the recovered state has not got as far."""
+        """Read each recovered partition from where its worker says, and no other.
+
+        The stock method leaves a partition without a commit where it happens to stand. Faust lets fetches run before
+        and while it seeks, twice at times: see agents/reading.py.
+        """
         self.tracker.forget()
-        await super().perform_seek()
+        self.reading.close()
+        try:
+            await super().perform_seek()
+        finally:  # on an error too: another seek may have opened before, and nobody would open again
+            await self._read_from_states()
+
+    async def _read_from_states(self) -> None:
         if self.rewind is None:
             return
         committed = {tp: offset for tp, offset in self._committed_offset.items() if offset is not None}
-        for tp, offset in self.rewind(committed).items():
-            await self.seek(tp, offset)
-            self._committed_offset[tp] = None  # so that commits on the way forward again are not held back
+        places = self.rewind(committed)
+        for tp, offset in places.items():
+            if committed.get(tp, 0) > offset:
+                self._committed_offset[tp] = None  # so that commits on the way forward again are not held back
+        await self._read_again(places)
+        self.reading.open(places)
+
+    async def _read_again(self, places: Mapping[TP, int]) -> None:
+        for tp, offset in places.items():
+            try:
+                await self.seek(tp, offset)
+            except IllegalStateError:  # no longer ours: its next owner reads it
+                log.info("not sought, partition is gone", partition=tp.partition, offset=offset)
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's name
+        """Fetch; let through only what was fetched from the place where each partition is to be read on."""
+        await self._read_again(self.reading.missed())
+        turn = self.reading.turn
+        records: Any = await super()._getmany(active_partitions, timeout)
+        own = [tp for tp in records if self.app.topics.acks_enabled_for(tp.topic)]
+        if turn != self.reading.turn:  # a seek came in between, before or after the records were taken
+            again = {tp: place for tp in own if (place := self.reading.place(tp)) is not None}
+            await self._read_again(again)
+            return {tp: found for tp, found in records.items() if tp not in own}
+        for tp in own:
+            if self.reading.place(tp) is None:
+                del records[tp]  # the seek that opens it comes later
+            else:
+                self.reading.fetched(tp, records[tp][-1].offset)
+        return records
 
 
 class BatchProducer(driver.Producer):

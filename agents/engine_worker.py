@@ -433,13 +433,14 @@ class EngineWorker:
         log.info("partitions recovered", partitions=sorted(partitions))
 
     def _rewind(self, committed: Mapping[TP, int]) -> dict[TP, int]:
-        """Where the state is behind the committed offset (the changelog lost its tail), read from after the state."""
+        """Read each partition from its commit, or from its state where that is behind (its changelog lost a tail)."""
         found: dict[TP, int] = {}
         for partition, task in self.tasks.items():
             tp = TP(self._topic, partition)
             resume = task.engine.applied_offset + 1
+            # Without a commit the last record applied is read again: it is skipped, and committed.
+            found[tp] = min(committed.get(tp, resume - 1), resume) if resume else 0
             if committed.get(tp, 0) > resume:
-                found[tp] = resume
                 log.warning("state is behind the committed offset, reading again", partition=partition, offset=resume)
         return found
 
