@@ -15,7 +15,6 @@ import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from agents.topics import COMMANDS
-from tests.e2e.product import free_ports
 from tests.faults.load import PROBE, Load
 from tests.faults.proxy import OPEN, Proxies
 from tests.faults.worker import Crew, Worker
@@ -27,6 +26,7 @@ from tidings.config import Settings
 from tidings.smtp_server import ReceivedMail, SmtpServer
 from tidings.standing import Lookout, Metrics, Standing, get
 from tidings.web.auth import token_of
+from tidings.worker import PORT_OFFSETS
 
 PARTITIONS = 3
 ENGINES, DELIVERIES, SINKS = 3, 2, 2
@@ -154,7 +154,6 @@ class Lab:
                 "TIDINGS_PARTITIONS": str(PARTITIONS),
                 "TIDINGS_CLICKHOUSE": self.clickhouse.url,
                 "TIDINGS_SMTP": self.smtp.url,
-                "TIDINGS_WEB_PORT": str(free_ports(60)),
             }
         )
 
@@ -166,7 +165,8 @@ class Lab:
         for role, most in (("engine", ENGINES), ("delivery", DELIVERIES), ("sink", SINKS)):
             for instance in range(most):
                 door = next(doors)
-                own = dataclasses.replace(self.settings, broker=f"127.0.0.1:{door}")
+                port = _free_port(0) - PORT_OFFSETS[role] - instance
+                own = dataclasses.replace(self.settings, broker=f"127.0.0.1:{door}", web_port=port)
                 worker = Worker(role, instance, own, logs, self._session_ms, door)
                 self.crew.all[worker.name] = worker
                 if instance < self._wanted[role]:

@@ -95,7 +95,8 @@ class Worker(Child):
         self.frozen = False
 
     def move_clock(self, ms: int) -> None:
-        self._clock.write_bytes(struct.pack("<q", ms * 1_000_000))
+        with self._clock.open("r+b") as file:  # in place: the worker has it mapped
+            file.write(struct.pack("<q", ms * 1_000_000))
 
 
 @dataclass
