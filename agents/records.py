@@ -273,8 +273,8 @@ class RecordSink:
             if place.offset < 0:
                 place.offset = OFFSET_BEGINNING
         consumer.assign(committed)
-        if self.counters.outage:
-            consumer.pause(committed)
+        # librdkafka keeps a pause over a rebalance: one that began in an outage that is over would last for ever.
+        (consumer.pause if self.counters.outage else consumer.resume)(committed)
         log.info("sink_assigned", partitions=len(committed))
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

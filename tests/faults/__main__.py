@@ -25,9 +25,12 @@ SEED_S = 600.0  # a schedule that takes longer hangs
 @click.option("--jobs", default=1, show_default=True, help="Schedules at a time; each has a Kafka of its own.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Where failed runs are kept. Default: a new directory.")
 @click.option("--write", type=click.Path(path_type=Path), help="Write the results here, as NAME.json and NAME.md.")
+@click.option("--long", is_flag=True, help="The broker is down for 90 s where it goes down, not for 8.")
 @click.option("--only", help="For one seed: these faults instead of its own, by name, separated by commas.")
 @click.option("--child", hidden=True, type=click.Path(path_type=Path))
-def main(seeds: str, jobs: int, keep: Path | None, write: Path | None, only: str | None, child: Path | None) -> None:
+def main(
+    seeds: str, jobs: int, keep: Path | None, write: Path | None, long: bool, only: str | None, child: Path | None
+) -> None:
     """Break the product on a real Kafka by seed, and compare what came of it with the oracle.
 
     \b
@@ -38,7 +41,7 @@ def main(seeds: str, jobs: int, keep: Path | None, write: Path | None, only: str
     Exit codes: 0 all well, 1 something was lost, doubled, different or did not come to rest.
     """
     if child is not None:
-        _child(int(seeds), only, child)
+        _child(int(seeds), long, only, child)
         return
     numbers = read_seeds(seeds)
     home = keep or Path(tempfile.mkdtemp(prefix="tidings-faults-"))
@@ -49,7 +52,7 @@ def main(seeds: str, jobs: int, keep: Path | None, write: Path | None, only: str
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, disable=not err.is_terminal) as progress, ThreadPoolExecutor(jobs) as pool:
         bar = progress.add_task("schedules", total=len(numbers))
-        running = [pool.submit(_one, seed, only, home / f"seed-{seed}") for seed in numbers]
+        running = [pool.submit(_one, seed, long, only, home / f"seed-{seed}") for seed in numbers]
         for done in as_completed(running):
             result = done.result()
             results.append(result)
@@ -66,7 +69,7 @@ def main(seeds: str, jobs: int, keep: Path | None, write: Path | None, only: str
     sys.exit(1 if bad else 0)
 
 
-def _one(seed: int, only: str | None, home: Path) -> dict[str, Any]:
+def _one(seed: int, long: bool, only: str | None, home: Path) -> dict[str, Any]:
     """Run a seed in a process of its own: chDB and whatever else it leaves behind go with it."""
     command = [sys.executable, "-m", "tests.faults", "--seeds", str(seed), "--child", str(home)]
     home.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +79,11 @@ def _one(seed: int, only: str | None, home: Path) -> dict[str, Any]:
     with log.open("w") as output:
         try:
             subprocess.run(
-                command + (["--only", only] if only else []), stdout=output, stderr=output, timeout=SEED_S, env=env
+                command + ["--long"] * long + (["--only", only] if only else []),
+                stdout=output,
+                stderr=output,
+                timeout=SEED_S,
+                env=env,
             )
         except subprocess.TimeoutExpired:
             output.write(f"killed after {SEED_S:.0f} s\n")
@@ -90,7 +97,7 @@ def _one(seed: int, only: str | None, home: Path) -> dict[str, Any]:
     return result
 
 
-def _child(seed: int, only: str | None, home: Path) -> None:
+def _child(seed: int, long: bool, only: str | None, home: Path) -> None:
     from dataclasses import replace
 
     from tests.faults.plan import schedule_of
@@ -99,7 +106,7 @@ def _child(seed: int, only: str | None, home: Path) -> None:
     schedule = schedule_of(seed)
     if only:
         schedule = replace(schedule, faults=tuple((name.strip(), 1.0, True) for name in only.split(",")))
-    home.with_suffix(".json").write_text(json.dumps(spelled(run_schedule(schedule, home)), indent=1))
+    home.with_suffix(".json").write_text(json.dumps(spelled(run_schedule(schedule, home, long)), indent=1))
 
 
 if __name__ == "__main__":

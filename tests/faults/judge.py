@@ -97,7 +97,7 @@ def judge(
     """
     verdict = Verdict()
     _against_oracle(verdict, found, campaigns)
-    wanted = _replayed(found)
+    wanted = read_replay(found)
     for name, got in (
         ("commands", found.commands),
         ("decisions", found.decisions),
@@ -141,7 +141,8 @@ def _against_oracle(verdict: Verdict, found: Dump, campaigns: Sequence[Mapping[s
     verdict.counts["oracle's commands"] = len(wanted)
 
 
-def _replayed(found: Dump) -> dict[str, Ids]:
+def read_replay(found: Dump) -> dict[str, Ids]:
+    """What the pure core says about the same log."""
     ids: dict[str, Ids] = {"commands": {}, "decisions": {}, "attributions": {}}
     for partition, records in sorted(found.events.items()):
         for epoch in replay(((r, _event(r)) for r in records), None, partition=partition, topic=EVENTS):

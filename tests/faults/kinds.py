@@ -24,6 +24,7 @@ FREEZE_SHARE = 1.4  # of the session
 POINT_S = 10.0  # a point that is not reached by then is given up: there was nothing to do there
 BACK_S = 30.0
 CLOCK_MS = 60_000
+DOWN_S, DOWN_LONG_S = 8.0, 90.0  # longer than two sessions; as long as a broker's machine takes to come back
 
 
 class Fault:
@@ -170,15 +171,16 @@ class BrokerKill(Fault):
 
 class BrokerDown(Fault):
     name = "broker down"
-    down_s = 8.0
 
     def apply(self) -> None:
+        down_s = DOWN_LONG_S if self.lab.long else DOWN_S
+
         def down() -> None:
             self.lab.broker.stop()
-            time.sleep(self.down_s)
+            time.sleep(down_s)
             self.lab.start_broker()
 
-        self.told = f"{self.down_s:.0f} s"
+        self.told = f"{down_s:.0f} s"
         self.lab.with_broker(down)
 
 

@@ -87,6 +87,7 @@ class Lab:
         self.home = home
         self.session_s = session_ms / 1_000
         self.seed = seed
+        self.long = False
         self.rng = random.Random(f"lab {seed}")
         self.mailed_at: dict[str, float] = {}  # by Message-ID, the first
         self.mail_doubles: list[tuple[str, float]] = []

@@ -59,12 +59,12 @@ class Result:
         return not self.trouble and not self.verdict.wrong
 
 
-def run_schedule(schedule: Schedule, home: Path) -> Result:
-    """Run one seed; never raises for what the product or the laboratory did."""
+def run_schedule(schedule: Schedule, home: Path, long: bool = False) -> Result:
+    """Run one seed; never raises for what the product or the laboratory did. `long`: outages last as at night."""
     result = Result(schedule.seed)
     began = time.monotonic()
     try:
-        _run(schedule, home, result)
+        _run(schedule, home, long, result)
     except Exception:
         result.trouble = traceback.format_exc()
     result.seconds = time.monotonic() - began
@@ -89,7 +89,7 @@ def spelled(result: Result) -> dict[str, Any]:
     }
 
 
-def _run(schedule: Schedule, home: Path, result: Result) -> None:
+def _run(schedule: Schedule, home: Path, long: bool, result: Result) -> None:
     began = time.monotonic()
 
     def phase(name: str) -> None:
@@ -97,6 +97,7 @@ def _run(schedule: Schedule, home: Path, result: Result) -> None:
 
     with Lab(home, schedule.seed, SESSION_MS, schedule.engines, schedule.deliveries, schedule.sinks) as lab:
         phase("opened")
+        lab.long = long
         load = load_of(lab, schedule.holes)
         lab.await_ready()
         phase("ready")
