@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from typing import Any
 
 import faust
+import structlog
+from aiokafka.errors import IllegalStateError
 from faust.serializers.schemas import Schema
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -17,7 +19,9 @@ from faust.types.transports import SchedulingStrategyT
 from faust.types.tuples import ConsumerMessage, Message, ack_lock
 from mode import Service
 
+from agents import failpoints
 from agents.fetching import BatchConsumerThread, Heard
+from agents.reading import Reading
 
 MAX_BATCH_RECORDS = 5_000  # a 1 MiB fetch of ~200 B events; bounds one epoch to tens of ms of compute
 MAX_BATCH_BYTES = 4 << 20  # as well: a compressed fetch may hold any number of large records
@@ -26,6 +30,8 @@ RECORD_BYTES = 500  # the objects of one record beside its value; an estimate on
 ROOM_S = 0.02
 WATCH_S = 1.0
 _COMMIT_TRIES = 2
+
+log = structlog.get_logger(__name__)
 
 RevokeHook = Callable[[set[TP]], Awaitable[None]]
 
@@ -142,7 +148,7 @@ class BatchConsumer(driver.Consumer):
     """Delivers BatchMessages, commits only what is durable, and makes a revoke wait for the engine.
 
     `quiesce` is awaited at the start of a revoke, before anything is forgotten; `released` after Faust's own part.
-    `rewind` is asked after each seek to the committed offsets: where to read from instead, per partition.
+    `rewind` is asked after each seek to the committed offsets: where to read from, per partition that may be read.
     """
 
     _thread: BatchConsumerThread
@@ -151,6 +157,7 @@ class BatchConsumer(driver.Consumer):
         super().__init__(*args, **kwargs)
         self.tracker = OffsetTracker()
         self.mean_bytes = 4_096  # of a record and what is around it; cautious until the first batch
+        self.reading = Reading()
         self.quiesce: RevokeHook | None = None
         self.released: RevokeHook | None = None
         self.rewind: Callable[[Mapping[TP, int]], Mapping[TP, int]] | None = None
@@ -196,6 +203,7 @@ class BatchConsumer(driver.Consumer):
         message = BatchMessage(tp, record, self.app.consumer_generation_id)
         size = size_of(record)
         self.mean_bytes = max(RECORD_BYTES, size // len(record))
+        self.reading.delivered(tp, message.offset)
         if self.app.topics.acks_enabled_for(tp.topic):
             self.tracker.delivered(tp, message.offset, size)
         return message
@@ -237,6 +245,13 @@ class BatchConsumer(driver.Consumer):
     def _new_offset(self, tp: TP) -> int | None:
         return self.tracker.committable(tp)
 
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """See Faust; the laboratory looks on."""
+        done = await super().commit(topics, start_new_transaction)
+        if done and failpoints.hit is not None:
+            failpoints.hit(failpoints.COMMITTED)
+        return done
+
     async def commit_all(self) -> None:
         """Commit everything acked so far."""
         for _ in range(_COMMIT_TRIES):  # the first may only have waited for a commit that began before our acks
@@ -250,22 +265,63 @@ class BatchConsumer(driver.Consumer):
         """
         if self.quiesce is not None:
             await self.quiesce(revoked)
+        if failpoints.hit is not None:
+            failpoints.hit(failpoints.QUIESCED)
         await self.commit_all()
         self.tracker.forget(revoked)
         await super().on_partitions_revoked(revoked)
         if self.released is not None:
             await self.released(revoked)
+        if failpoints.hit is not None:
+            failpoints.hit(failpoints.REVOKED)
 
     async def perform_seek(self) -> None:
-        """Seek to the committed offsets, or further back where the recovered state has not got as far."""
+        """Read each recovered partition from where its worker says, and no other.
+
+        The stock method leaves a partition without a commit where it happens to stand. Faust lets fetches run before
+        and while it seeks, twice at times: see agents/reading.py.
+        """
         self.tracker.forget()
-        await super().perform_seek()
+        self.reading.close()
+        try:
+            await super().perform_seek()
+        finally:  # on an error too: another seek may have opened before, and nobody would open again
+            await self._read_from_states()
+
+    async def _read_from_states(self) -> None:
         if self.rewind is None:
             return
         committed = {tp: offset for tp, offset in self._committed_offset.items() if offset is not None}
-        for tp, offset in self.rewind(committed).items():
-            await self.seek(tp, offset)
-            self._committed_offset[tp] = None  # so that commits on the way forward again are not held back
+        places = self.rewind(committed)
+        for tp, offset in places.items():
+            if committed.get(tp, 0) > offset:
+                self._committed_offset[tp] = None  # so that commits on the way forward again are not held back
+        await self._read_again(places)
+        self.reading.open(places)
+
+    async def _read_again(self, places: Mapping[TP, int]) -> None:
+        for tp, offset in places.items():
+            try:
+                await self.seek(tp, offset)
+            except IllegalStateError:  # no longer ours: its next owner reads it
+                log.info("not sought, partition is gone", partition=tp.partition, offset=offset)
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's name
+        """Fetch; let through only what was fetched from the place where each partition is to be read on."""
+        await self._read_again(self.reading.missed())
+        turn = self.reading.turn
+        records: Any = await super()._getmany(active_partitions, timeout)
+        own = [tp for tp in records if self.app.topics.acks_enabled_for(tp.topic)]
+        if turn != self.reading.turn:  # a seek came in between, before or after the records were taken
+            again = {tp: place for tp in own if (place := self.reading.place(tp)) is not None}
+            await self._read_again(again)
+            return {tp: found for tp, found in records.items() if tp not in own}
+        for tp in own:
+            if self.reading.place(tp) is None:
+                del records[tp]  # the seek that opens it comes later
+            else:
+                self.reading.fetched(tp, records[tp][-1].offset)
+        return records
 
 
 class BatchProducer(driver.Producer):

@@ -15,6 +15,7 @@ import faust
 import structlog
 from faust.types import TP
 
+from agents import failpoints
 from agents.audit import ChangelogPlace, Changes, require_log, to_repair
 from agents.batching import MAX_BATCH_BYTES, BatchConsumer, Sent, size_of
 from agents.lease import Lease
@@ -169,6 +170,8 @@ class PartitionTask:
             epoch = self.engine.run(self._records(events))
             await self._worker.lease.granted()
             outputs = await self._worker.outbox.send(epoch)
+            if failpoints.hit is not None:
+                failpoints.hit(failpoints.OUTPUTS_SENT)
             self._flights.put_nowait(Flight(epoch, events, outputs, began))
 
     async def _land(self) -> None:
@@ -179,16 +182,24 @@ class PartitionTask:
             # I2: outputs acked before the changelog is sent. A crash in between repeats them with the same ids.
             for sent in flight.outputs:
                 await sent.acked
+            if failpoints.hit is not None:
+                failpoints.hit(failpoints.OUTPUTS_ACKED)
             metrics.commands_acked((command.caused_at_ms for command in epoch.commands), self._worker.wall_ms())
             # I3: changelog acked before the local write. A crash in between: recovery reads it back.
             offset = await self._worker.outbox.send_changelog(epoch, self._worker.lease.granted)
+            if failpoints.hit is not None:
+                failpoints.hit(failpoints.CHANGELOG_ACKED)
             # No await from here to the acks: a cancellation cannot come between the write and the acks.
             if epoch.members or epoch.meta or epoch.hints:
                 self._store.write(epoch.members, epoch.meta, epoch.hints, offset)
+            if failpoints.hit is not None:
+                failpoints.hit(failpoints.WRITTEN)
             self.engine.written(epoch)
             for event in flight.events:
                 event.ack()
                 self._held.pop(id(event), None)
+            if failpoints.hit is not None:
+                failpoints.hit(failpoints.ACKED)
             metrics.epoch_durable(epoch, len(flight.events), (time.perf_counter() - flight.began) * 1000)
             self._slots.release()
             foreign = self._place.wrote(offset, len(epoch.members) + len(epoch.meta))
@@ -452,13 +463,14 @@ class EngineWorker:
                 log.error("records were deleted before they were applied", partition=tp.partition, records=lost)
 
     def _rewind(self, committed: Mapping[TP, int]) -> dict[TP, int]:
-        """Where the state is behind the committed offset (the changelog lost its tail), read from after the state."""
+        """Read each partition from its commit, or from its state where that is behind (its changelog lost a tail)."""
         found: dict[TP, int] = {}
         for partition, task in self.tasks.items():
             tp = TP(self._topic, partition)
             resume = task.engine.applied_offset + 1
+            # Without a commit the last record applied is read again: it is skipped, and committed.
+            found[tp] = min(committed.get(tp, resume - 1), resume) if resume else 0
             if committed.get(tp, 0) > resume:
-                found[tp] = resume
                 self.metrics.rewound_records += committed[tp] - resume
                 log.warning("state is behind the committed offset, reading again", partition=partition, offset=resume)
         return found

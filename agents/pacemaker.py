@@ -10,9 +10,10 @@ moment in which the partition goes to another worker. So is a suspension that is
 from dataclasses import dataclass
 
 import structlog
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from agents.batching import Sent
-from agents.engine_worker import Engine, EngineWorker
+from agents.engine_worker import Engine, EngineWorker, PartitionTask
 from schemas.codec import encode_event
 from schemas.events import CAMPAIGN_SUSPENDED, TICK, Event
 from streams.breaker import FAILED_MAX, LOOKED_AT
@@ -45,21 +46,30 @@ class Pacemaker:
         for partition in [p for p in self._outstanding if p not in self._worker.tasks]:
             del self._outstanding[partition]
         for partition, task in list(self._worker.tasks.items()):
-            engine = task.engine
-            if engine.breaker.tripped and not (task.closing or task.recording):
-                await self._suspend(partition, engine, now)
-            due = engine.next_fire_ms
-            if due is None or now < due or task.closing or not task.idle:
-                continue
-            if task.recording:
-                continue  # who sends a recorded log ends it with a tick of its own: ours would tear its time apart
-            if self._pending(partition, engine.clock_ms, now):
-                continue
-            value = encode_event(Event(type=TICK, occurred_at_ms=now))
-            sent = await self._worker.outbox.send_event(self._topic, partition, value)
-            self._outstanding[partition] = _Outstanding(engine.clock_ms, now, sent)
-            self._worker.metrics.ticks += 1
+            try:
+                await self._look_after(partition, task, now)
+            except KafkaError as error:
+                if not (error.retriable or isinstance(error, KafkaTimeoutError)):
+                    raise
+                # A broker that restarts. What was to be said still is: the next beat tries again.
+                log.info("not appended", partition=partition, error=type(error).__name__)
         self._worker.update_gauges()
+
+    async def _look_after(self, partition: int, task: PartitionTask, now: int) -> None:
+        engine = task.engine
+        if engine.breaker.tripped and not (task.closing or task.recording):
+            await self._suspend(partition, engine, now)
+        due = engine.next_fire_ms
+        if due is None or now < due or task.closing or not task.idle:
+            return
+        if task.recording:
+            return  # who sends a recorded log ends it with a tick of its own: ours would tear its time apart
+        if self._pending(partition, engine.clock_ms, now):
+            return
+        value = encode_event(Event(type=TICK, occurred_at_ms=now))
+        sent = await self._worker.outbox.send_event(self._topic, partition, value)
+        self._outstanding[partition] = _Outstanding(engine.clock_ms, now, sent)
+        self._worker.metrics.ticks += 1
 
     async def _suspend(self, partition: int, engine: Engine, now: int) -> None:
         for name, version in sorted(engine.breaker.tripped):

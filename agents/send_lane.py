@@ -260,6 +260,7 @@ class Delivery:
         while self._parts.get(part.number) is part and not self._closing:
             try:
                 start = await self._reader.start_offset(part.number)
+                await self._outbox.settled()
                 given_up = lambda: self._parts.get(part.number) is not part  # noqa: E731
                 count = await asyncio.to_thread(
                     restore, self._state, self._kafka, part.number, given_up, self._lane.sent

@@ -43,6 +43,7 @@ class Outbox:
         )
         self._loop = asyncio.get_running_loop()
         self._done: deque[tuple[asyncio.Future[int], KafkaError | None, int]] = deque()
+        self._unanswered: set[asyncio.Future[int]] = set()
         self._woken = False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="delivery-outbox", daemon=True)
@@ -75,14 +76,30 @@ class Outbox:
             except BufferError:  # the broker is slow or away: librdkafka's queue is the bound
                 await asyncio.sleep(0.1)
                 continue
+            self._unanswered.add(future)
+            future.add_done_callback(self._answered)
             try:
-                return await future
+                return await asyncio.shield(future)  # who gives up waiting does not call the record back
             except KafkaException as error:
                 problem = error.args[0]
                 if problem.fatal() or problem.code() in _PERMANENT:
                     raise
                 log.warning("delivery.write-again", topic=topic, error=problem.name())
                 await asyncio.sleep(0.5)
+
+    async def settled(self) -> None:
+        """Wait until each record handed over so far is acknowledged or given up, whether somebody waits for it or not.
+
+        Before SENT_TOPIC is read back: a result that a revoke did not wait for is still on its way, and a mail whose
+        result is not found is sent again.
+        """
+        if self._unanswered:
+            await asyncio.wait(set(self._unanswered))
+
+    def _answered(self, future: "asyncio.Future[int]") -> None:
+        self._unanswered.discard(future)
+        if not future.cancelled():
+            future.exception()  # looked at: nobody may be waiting for it
 
     def topic_partitions(self, topic: str) -> int:
         """Return a topic's number of partitions, making it where the broker makes topics on first use. Blocks.

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from agents import failpoints
 from agents.delivery_state import FORMAT, DeliveryState, Entry, encode_entry
 from agents.providers import DEFAULT_MAIL, Provider, Providers
 from agents.send_log import Outbox
@@ -183,11 +184,17 @@ class Courier:
                 job.provider = provider.name
                 await self._record(job, self._entry(job, "sending"))
                 await self._lease()
+                if failpoints.hit is not None:
+                    failpoints.hit(failpoints.SENDING)
                 outcome = await self._call(link, request)
+                if failpoints.hit is not None:
+                    failpoints.hit(failpoints.ANSWERED)
                 if outcome.status == "sent":
                     # Inside: the place takes no other message before this one is on record, so that a crash leaves at
                     # most one message per place uncertain.
                     await self._finish(job, outcome)
+                    if failpoints.hit is not None:
+                        failpoints.hit(failpoints.RECORDED)
         except ProviderDown as down:
             # The message did not leave: that costs no attempt.
             job.attempt -= begun

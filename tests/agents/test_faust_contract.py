@@ -38,7 +38,7 @@ def test_faust_is_the_series_that_was_read() -> None:
             driver.Consumer,
             ["_new_consumer_thread", "_to_message", "_add_gap", "ack", "_new_offset", "getmany"],
         ),
-        (BatchConsumer, Consumer, ["on_partitions_revoked", "perform_seek"]),
+        (BatchConsumer, Consumer, ["on_partitions_revoked", "perform_seek", "commit", "_getmany"]),
         (
             BatchConsumerThread,
             driver.AIOKafkaConsumerThread,

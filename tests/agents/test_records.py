@@ -333,3 +333,23 @@ def test_a_range_once_cut_does_not_grow() -> None:
 
 def test_the_groups_name_is_permanent() -> None:
     assert GROUP == "tidings-sink"
+
+
+def test_partitions_that_come_back_are_read_on_though_they_left_paused(broker: Broker, tmp_path: Path) -> None:
+    """librdkafka keeps a pause over a rebalance, and an outage may end while nothing is assigned."""
+    sink = RecordSink(broker.config, Warehouse(Target(path=tmp_path / "chdb")))
+    calls: list[str] = []
+    places = [TopicPartition("events", 0, 3)]
+
+    class Seen:
+        def committed(self, asked: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+            return places
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda given: calls.append(f"{name} {given[0].offset}")
+
+    sink._assigned(Seen(), places)  # type: ignore[arg-type]
+    sink.counters.outage = True
+    sink._assigned(Seen(), places)  # type: ignore[arg-type]
+    assert calls == ["assign 3", "resume 3", "assign 3", "pause 3"]
+    sink._consumer.close()

@@ -99,6 +99,7 @@ class LocalBroker:
         port: preferred; another free one is taken if it is in use or 0. Read `bootstrap`.
         heap_mb: Java heap.
         partitions: of topics that are created without saying how many.
+        more: further lines of server.properties, which win; `{host}`, `{port}` and `{controller_port}` are filled in.
 
     Raises:
         OperatorError: Java, Maven or the jars are missing, another broker runs on this data, or Kafka ended by itself.
@@ -108,13 +109,21 @@ class LocalBroker:
     keeps = True
 
     def __init__(
-        self, data_dir: Path, cache_dir: Path, *, port: int = 0, heap_mb: int = 512, partitions: int = 8
+        self,
+        data_dir: Path,
+        cache_dir: Path,
+        *,
+        port: int = 0,
+        heap_mb: int = 512,
+        partitions: int = 8,
+        more: str = "",
     ) -> None:
         self.home = (data_dir / "kafka").absolute()
         self.note = f"on disk: everything is kept in {data_dir / 'kafka'}"
         self.bootstrap = ""
         self.pid = 0
         self._process: GuardedProcess | None = None
+        self._more = more
         java = find_program("java")
         self._jars = ensure_jars(cache_dir).absolute()
         self.home.mkdir(parents=True, exist_ok=True)
@@ -143,7 +152,7 @@ class LocalBroker:
     def _start(self, java: str, port: int, heap_mb: int, partitions: int, lock: int) -> None:
         controller_port = _free_port(0)
         bootstrap = f"{HOST}:{port}"
-        text = PROPERTIES.format(
+        text = (PROPERTIES + self._more).format(
             host=HOST, port=port, controller_port=controller_port, log_dir=self.home / "log", partitions=partitions
         )
         (self.home / "server.properties").write_text(text)

@@ -11,6 +11,7 @@ from faust.types import TP
 
 from agents.batching import BatchConsumer, Entry, OffsetTracker, Sent
 from agents.outbox import Outbox
+from agents.reading import Reading
 from agents.topics import CHANGELOG, EVENTS
 from streams.epoch import Epoch
 from tidings.simulation.broker import ORIGIN, Writer
@@ -119,7 +120,8 @@ class FaustPart(driver.Consumer):
 
     async def seek(self, partition: TP, offset: int) -> None:
         """Read on from here."""
-        if self.process.shared.group.current(self.process):  # else a zombie, which has yet to learn it
+        behind = offset < (self._committed_offset.get(partition) or 0)
+        if behind and self.process.shared.group.current(self.process):  # else a zombie, which has yet to learn it
             text = f"state of partition {partition.partition} is at {offset}, behind the committed offset"
             self.process.shared.world.accuse("I1", text)
         self.process.positions[partition.partition] = offset
@@ -140,6 +142,7 @@ class SimConsumer(BatchConsumer, FaustPart):
         self.process = process
         self.app = app
         self.tracker = OffsetTracker()
+        self.reading = Reading()
         self.quiesce = self.released = self.rewind = None
         self._acked = defaultdict(list)
         self._unacked_messages = cast(Any, set())
