@@ -1,8 +1,11 @@
 """A campaign as a value, read from a YAML file by `streams/campaigns.py`. Expressions and patterns stay text here."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+if TYPE_CHECKING:
+    from schemas.flow import Flow
 
 DEFAULT_LATENESS_MS = 5_000  # DESIGN §3: allowed lateness unless a campaign asks for more
 DEFAULT_ATTRIBUTION_WINDOW_MS = 5 * 86_400_000  # the usual e-mail window of peers (Klaviyo: 5 d)
@@ -38,7 +41,8 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
     """One campaign file. `version` is the hash of its meaning (16 hex digits): same meaning, same version.
 
     `on_repeat` None means the default: `restart` when the pattern holds an absence, else `keep`.
-    `per`: `member` or `key`, for cooldown, limit and once.
+    `per`: `member` or `key`, for cooldown, limit and once. `flow`: what follows a match beyond one `send`; never both.
+    `on_edit`: what this version does with journeys of the version it replaces: `drain`, `drop` or `migrate`.
     """
 
     campaign: str
@@ -57,4 +61,6 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
     send: Send | None = None
     attribution_window_ms: int = DEFAULT_ATTRIBUTION_WINDOW_MS
     timezone: str = "UTC"
+    flow: "Flow | None" = None
+    on_edit: str = "drain"
     source: dict[str, Any] = {}  # the file's own keys and values, for the log and the web

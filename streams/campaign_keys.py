@@ -32,6 +32,10 @@ KEYS = (
     "lateness",
     "on_late",
     "send",
+    "flow",
+    "goal",
+    "exit_on",
+    "on_edit",
     "attribution",
     "timezone",
     "title",
@@ -51,7 +55,7 @@ MAX_LATENESS_MS = 7 * DAY_MS  # older events move no pattern (SEMANTICS 8)
 _ID = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _LIMIT = re.compile(r"([0-9]{1,6}) per (\S{1,40})")
-_TEMPLATE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
+TEMPLATE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
 _ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+){0,2}")
 
 
@@ -272,16 +276,19 @@ class Keys:
             return "UTC"
         return value.text
 
-    def send(self) -> Send | None:
-        """Take the message to send, without its `data`, whose texts are kept in `send_data`."""
+    def send(self, *, templated: bool = False) -> Send | None:
+        """Take the message to send, without its `data`, whose texts are kept in `send_data`.
+
+        `templated`: its variants name their templates, so it need not.
+        """
         inner = self.inner("send", SEND_KEYS)
         if inner is None:
             return None
         channel = inner.scalar("channel", required=True)
-        template = inner.scalar("template", required=True)
+        template = inner.scalar("template", required=not templated)
         if channel is not None:
             inner.word("channel", CHANNELS)
-        if template is not None and not _TEMPLATE.fullmatch(template.text):
+        if template is not None and not TEMPLATE_NAME.fullmatch(template.text):
             inner.add(
                 "bad-template",
                 "template",
@@ -292,10 +299,11 @@ class Keys:
         lifetime = inner.duration("lifetime")
         lane = self._lane(inner)
         self.send_data = inner.expressions("data")
-        if channel is None or template is None:
+        if channel is None or (template is None and not templated):
             return None
         lasts = DEFAULT_LIFETIME_MS if lifetime is None else lifetime
-        return Send(channel.text, template.text, {}, category, lasts, lane)
+        named = template.text if template is not None else ""
+        return Send(channel.text, named, {}, category, lasts, lane)
 
     @staticmethod
     def _lane(inner: "Keys") -> str:

@@ -14,6 +14,7 @@ from schemas.findings import ERROR, WARNING, Finding, errors
 from schemas.ids import h128
 from streams import marks
 from streams.campaign_keys import KEYS, Keys
+from streams.flows.loading import FlowLoader
 from streams.patterns.check import check_at_firing, check_pattern, check_where
 from streams.patterns.check_logic import meaning
 from streams.patterns.conditions import parse_expression
@@ -156,6 +157,8 @@ class _Loader:
         send = keys.send()
         data = self._data(keys.send_data)
         lateness = keys.lateness()
+        flows = FlowLoader(keys, self.reading)
+        flow, on_edit = flows.load()
         campaign = Campaign(
             campaign=name or "",
             pattern=pattern or "",
@@ -172,6 +175,8 @@ class _Loader:
             send=msgspec.structs.replace(send, data={key: text for key, (text, _) in data.items()}) if send else None,
             attribution_window_ms=keys.attribution(),
             timezone=keys.timezone(),
+            flow=flow,
+            on_edit=on_edit,
             source=self.root.plain_value(),
         )
         keys.text("description")
@@ -186,6 +191,8 @@ class _Loader:
             "if_still": meaning(if_still[1]) if if_still else None,
             "data": {key: meaning(expr) for key, (_, expr) in data.items()},
         }
+        if flow is not None:
+            trees["flow"] = flows.facts(flow)
         return msgspec.structs.replace(campaign, version=version_of(campaign, trees))
 
     def _pattern(self) -> str | None:
@@ -235,6 +242,8 @@ class _Loader:
                 "remove it",
                 WARNING,
             )
+        if campaign.on_late == "cancel" and campaign.flow is not None:
+            self.keys.add("no-effect", "on_late", "on_late calls back the message of a send", "write exit_on: …")
         if campaign.per == "key" and not pattern.same:
             self.keys.add("no-effect", "per", "per: key has no effect: the pattern has no same", "add same …", WARNING)
         if campaign.once and (campaign.cooldown_ms is not None or campaign.limit is not None):
@@ -256,7 +265,7 @@ def version_of(campaign: Campaign, trees: dict[str, Any]) -> str:
     `trees` are the meanings of the texts (`check_logic.meaning`), which replace the texts themselves.
     """
     facts: dict[str, Any] = msgspec.to_builtins(campaign)
-    for name in ("version", "title", "source", "pattern", "where", "if_still"):
+    for name in ("version", "title", "source", "pattern", "where", "if_still", "flow", "on_edit"):
         facts.pop(name, None)
     if facts.get("send"):
         facts["send"] = {**facts["send"], "data": None}

@@ -1,5 +1,9 @@
-"""From a completed match to what is said about it: the firing, the decision with its reason, the command."""
+"""From a completed match to what is said about it: the firing, the decision with its reason, the command.
 
+A match of a campaign with a flow begins a journey (`streams/flows/run.py`) instead of sending.
+"""
+
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -9,19 +13,16 @@ from schemas.commands import SendMessage, lane_of_category
 from schemas.ids import command_id, correlation_text, decision_id, instance_id
 from schemas.records import Decision, Firing
 from streams.caps import record_firing, refused_by
+from streams.flows.plan import SEND_STEP
 from streams.patterns.expressions import scalars
 from streams.patterns.plan import Plan
+from streams.policies.contact import address_of
+from streams.policies.verdict import Held, MessageRequest, Suppressed
+from streams.policies.verdict import Verdict as Answer
 from tables.digests import add, digest_of_hex, holds
 from tables.member_state import FIRED_IDS_MAX, NOTES_MAX, Instance, Member, PlanState
 
-SEND_STEP = "send"  # the one step of a campaign's flow until journeys have more; part of every command id
-
-# The attribute of the profile that holds a channel's address; where there is none it has the channel's own name.
-ADDRESS_OF = {
-    "email": "email", "sms": "phone", "viber": "phone", "whatsapp": "phone", "call": "phone", "push": "push_token",
-    "bot": "chat_id",
-}  # fmt: skip
-UNADDRESSED = frozenset({"in_app", "webhook"})  # these go to the member's own place, and to a system: by member_id
+Arbiter = Callable[[MessageRequest, Any, int], Answer]
 
 
 class Place(msgspec.Struct, gc=False):
@@ -58,15 +59,20 @@ class Match:
 
 
 class Verdict(NamedTuple):
-    """What a completed match leads to. `firing` is None when `if still` or a cap refused it."""
+    """What a completed match leads to. `firing` is None when `if still` or a cap refused it.
+
+    `begins`: a journey begins; `held`: because its plain send must wait.
+    """
 
     decision: Decision
     firing: Firing | None = None
     command: SendMessage | None = None
+    begins: bool = False
+    held: Held | None = None
 
 
-def conclude(match: Match, state: PlanState) -> Verdict:
-    """Judge a completed match: `if still`, then caps, then consent and address. Records the firing for the caps.
+def conclude(match: Match, state: PlanState, arbiter: Arbiter) -> Verdict:
+    """Judge a completed match: `if still`, then caps, then the arbiter. Records the firing for the caps.
 
     Only `if still` and caps decide whether it fires; a firing that consent or a missing address stops is a suppressed
     send, and counts for cooldown, limit and once like any other (docs/patterns.md).
@@ -79,13 +85,20 @@ def conclude(match: Match, state: PlanState) -> Verdict:
     if _fired_before(match, state):
         return Verdict(describe(match, "suppressed", "duplicate"))
     firing = _firing(match)
+    if campaign.flow is not None:
+        return Verdict(describe(match, "entered", "flow"), firing, begins=True)
     send = campaign.send
     if send is None:
         return Verdict(describe(match, "eligible", "no_send"), firing)
-    reason, inputs = _contact_refusal(match.member, send.channel)
-    if reason is not None:
-        return Verdict(describe(match, "suppressed", reason, inputs), firing)
-    return Verdict(describe(match, "eligible", "sent_to_delivery"), firing, _message(match, send))
+    answer = arbiter(_request(match, send), None, at.clock_ms)
+    if isinstance(answer, Held) and answer.until_ms >= at.clock_ms + send.lifetime_ms:
+        answer = Suppressed("expired", answer.inputs)
+    if isinstance(answer, Suppressed):
+        return Verdict(describe(match, "suppressed", answer.reason, answer.inputs), firing)
+    if isinstance(answer, Held):
+        inputs = {**answer.inputs, "until_ms": answer.until_ms}
+        return Verdict(describe(match, "held", answer.reason, inputs), firing, begins=True, held=answer)
+    return Verdict(describe(match, "eligible", "sent_to_delivery", answer.inputs), firing, _message(match, send))
 
 
 def conclude_firing(match: Match, state: PlanState) -> Firing | None:
@@ -110,6 +123,16 @@ def _firing(match: Match) -> Firing:
     )
 
 
+def _request(match: Match, send: Send) -> MessageRequest:
+    plan, at = match.plan, match.at
+    return MessageRequest(
+        member_id=match.member.member_id, campaign=plan.id, version=plan.version, instance_id=match.instance_id,
+        command_id=match.command_id, step=SEND_STEP, variant="", channel=send.channel, category=send.category,
+        wanted_at_ms=at.clock_ms, lifetime_ms=send.lifetime_ms, timezone=plan.campaign.timezone,
+        profile=match.member.profile,
+    )  # fmt: skip
+
+
 def _message(match: Match, send: Send) -> SendMessage:
     member, at = match.member, match.at
     return SendMessage(
@@ -121,7 +144,7 @@ def _message(match: Match, send: Send) -> SendMessage:
         step=SEND_STEP,
         channel=send.channel,
         template=send.template,
-        address=_address(member, send.channel),
+        address=address_of(member.member_id, member.profile, send.channel),
         decided_at_ms=at.clock_ms,
         caused_at_ms=at.append_ms,
         expires_at_ms=at.clock_ms + send.lifetime_ms,
@@ -134,10 +157,6 @@ def _message(match: Match, send: Send) -> SendMessage:
     )
 
 
-def _address(member: Member, channel: str) -> str:
-    return member.member_id if channel in UNADDRESSED else str(member.profile[ADDRESS_OF.get(channel, channel)])
-
-
 def lane_of_send(send: Send | None) -> str:
     """Name the lane of a campaign's messages; empty when it sends none."""
     return "" if send is None else send.lane or lane_of_category(send.category)
@@ -146,8 +165,7 @@ def lane_of_send(send: Send | None) -> str:
 def describe(match: Match, outcome: str, reason: str, inputs: dict[str, Any] | None = None) -> Decision:
     """Build the decision record of a match and note it on the member for the operator's page."""
     plan, at = match.plan, match.at
-    note = [at.clock_ms, plan.id, outcome, reason, bytes.fromhex(match.instance_id)]
-    match.member.notes = [*match.member.notes, note][-NOTES_MAX:]
+    note(match.member, at, plan.id, outcome, reason, match.instance_id)
     send = plan.campaign.send
     return Decision(
         decision_id=decision_id(match.instance_id, outcome, reason, f"{at.partition}/{at.offset}"),
@@ -169,6 +187,11 @@ def describe(match: Match, outcome: str, reason: str, inputs: dict[str, Any] | N
     )
 
 
+def note(member: Member, at: Place, campaign: str, outcome: str, reason: str, instance: str) -> None:
+    """Keep a decision on the member, for the operator's page."""
+    member.notes = [*member.notes, [at.clock_ms, campaign, outcome, reason, bytes.fromhex(instance)]][-NOTES_MAX:]
+
+
 def _fired_before(match: Match, state: PlanState) -> bool:
     """Tell whether this very instance fired already: its anchor was read twice, or anchors two sets (SEMANTICS 64)."""
     digest = digest_of_hex(match.instance_id)
@@ -186,33 +209,6 @@ def _refusal(match: Match, state: PlanState) -> str | None:
     if plan.if_still and not plan.if_still(instance.last, instance.aliases, match.member.profile, clock_ms):
         return "if_still"
     return refused_by(plan.campaign, state, instance.key, clock_ms) if plan.capped else None
-
-
-def _contact_refusal(member: Member, channel: str) -> tuple[str | None, dict[str, Any]]:
-    """Name why the member may not be reached: `no_consent`, `no_address`, `invalid_address`; else None."""
-    if channel == "webhook":
-        return None, {}  # nobody is written to: a system is told
-    consent = member.profile.get("consent")
-    granted = consent.get(channel) if isinstance(consent, dict) else None
-    if granted is not True:
-        return "no_consent", {"consent": granted}
-    if channel in UNADDRESSED:
-        return None, {}
-    attribute = ADDRESS_OF.get(channel, channel)
-    address = member.profile.get(attribute)
-    if not address:
-        return "no_address", {"attribute": attribute}
-    if not isinstance(address, str) or (channel == "email" and not _looks_like_email(address)):
-        return "invalid_address", {"attribute": attribute}
-    return None, {}
-
-
-def _looks_like_email(address: str) -> bool:
-    """Tell whether an address can stand in an SMTP envelope at all; whether it exists, only the receipt tells."""
-    local, at, domain = address.rpartition("@")
-    return (
-        bool(at and local and domain) and len(address) <= 254 and not any(c.isspace() or c in "<>,;" for c in address)
-    )
 
 
 def _send_data(plan: Plan, member: Member, instance: Instance, clock_ms: int) -> dict[str, Any]:

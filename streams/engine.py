@@ -18,23 +18,25 @@ from schemas.ids import event_id_at
 from schemas.records import DeadLetter
 from streams.attribution import CONVERSION_TYPES, TOUCH_TYPES, credit, forget_stale_touches, record_touch
 from streams.breaker import Breaker
-from streams.decide import Match, Place, conclude, conclude_firing, describe, lane_of_send
+from streams.decide import Arbiter, Match, Place, conclude, conclude_firing, describe, lane_of_send
 from streams.epoch import Epoch
+from streams.flows.run import Journeys
 from streams.history import FOLDED_TYPES, PROFILE_BYTES_MAX, ProfileFull, fold_profile, remember
 from streams.late import cancel_of, forget_firing, meets_firing, note_firing
 from streams.patterns.match import COMPLETED, COUNTED_AS, SILENT, Moment, Outcome, advance_instances, reach_deadline
 from streams.patterns.plan import MAX_AGE_MS, Plan
 from streams.patterns.start import try_start
 from streams.patterns.wait import begin_wait
+from streams.policies.contact import judge
 from streams.registry import META_CLOCK, Registry
 from streams.routes import Route
-from streams.schedule import arm_dates, fire_date, next_wake
+from streams.schedule import arm_dates, fire_date, next_wake, queue_timers
 from streams.timers import Timers
 from streams.views import view_of
 from tables.codec import decode_member, encode_member
 from tables.digests import add, digest_of, holds
 from tables.hot import HOT_BYTES, HotMembers
-from tables.member_state import NO_MAP, RECENT_IDS_MAX, Instance, Member, PlanState
+from tables.member_state import NO_MAP, RECENT_IDS_MAX, Instance, Journey, Member, PlanState
 from tables.store import StateStore
 
 HINTS_PAGE = 65_536
@@ -57,13 +59,14 @@ class PartitionEngine:
         durable: False when nobody will write the epochs (replay): members then stay in memory and are not encoded.
         decisions: False when only firings are wanted: no decisions, commands and notes.
         decode: reads a record's value; another one where producers write Avro.
+        arbiter: judges every message before it is sent.
         observer: told of every instance that ends: (kind, plan, member, instance, offset, event id that did it).
     """
 
     __slots__ = (
         "partition", "topic", "applied_offset", "clock_ms", "_durable", "_decisions", "_decode", "_observer",
         "_store", "_members", "_timers", "_epoch_number", "_written_number", "_epochs", "_out",
-        "_changed", "_counts", "_event_count", "_fired", "breaker", "registry",
+        "_changed", "_counts", "_event_count", "_fired", "breaker", "registry", "_journeys",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +80,7 @@ class PartitionEngine:
         durable: bool = True,
         decisions: bool = True,
         decode: Callable[[bytes | None], Event] = decode_event,
+        arbiter: Arbiter = judge,
         observer: Observer | None = None,
     ) -> None:
         self.partition, self.topic = partition, topic
@@ -88,17 +92,16 @@ class PartitionEngine:
         self._store = store
         self._members = HotMembers(hot_bytes)
         self._timers = Timers(store.due, HINTS_PAGE)
-        self._epoch_number = 0
-        self._written_number = 0
+        self._epoch_number = self._written_number = self._event_count = 0
         self._epochs: dict[int, int] = {}
         self._out: Epoch
         self.breaker = Breaker()
         self._changed: dict[str, Member] = {}
         self._counts: Counter[str] = Counter()
-        self._event_count = 0
         self._fired: list[Member] = []
         meta = store.meta()
         self.registry = Registry(meta, campaigns)
+        self._journeys = Journeys(self.registry, arbiter)
         if META_CLOCK in meta:
             self.applied_offset, self.clock_ms = _unpack(meta[META_CLOCK])[1:3]
 
@@ -119,9 +122,8 @@ class PartitionEngine:
         self._out = Epoch(
             self.partition, first, self.applied_offset, len(records), 0, None, [], [], [], [], [], {}, {}, [], {}
         )
-        self._changed = {}
-        self._counts = Counter()
-        self._event_count = 0
+        self._changed, self._counts, self._event_count = {}, Counter(), 0
+        self._journeys.say_to(self._out, self._counts)
         given = events is not None
         if events is None:
             events = self._read_all(records)
@@ -143,10 +145,8 @@ class PartitionEngine:
                 self._control(record, event)
             elif event.type != TICK:
                 self._counts["events.anonymous"] += 1
-            if self._fired:  # only now: a member's timers and its own event may share a record
-                for member in self._fired:
-                    member.applied = record.offset
-                self._fired.clear()
+            while self._fired:  # only now: a member's timers and its own event may share a record
+                self._fired.pop().applied = record.offset
             self.applied_offset = record.offset
         return self._close()
 
@@ -249,9 +249,13 @@ class PartitionEngine:
         elif type_ in CONVERSION_TYPES and member.touches:
             self._attribute(member, event, event_id, e, record)
         route = registry.routes.get(type_)
-        if route is not None:
+        if route is not None or member.journeys:
             moment = Moment(event_id, type_, e, offset, event.data, member.profile, self.clock_ms, too_old)
-            self._match(route, member, moment, record)
+            if member.journeys:  # before the patterns: what this record begins, it does not move
+                self._journeys.show(member, moment, self._place(record))
+                self._journeys_moved(member, record)
+            if route is not None:
+                self._match(route, member, moment, record)
 
     def _fold(self, record: Record, member: Member, event: Event) -> bool:
         try:
@@ -360,7 +364,7 @@ class PartitionEngine:
             elif kind == COMPLETED:
                 match = Match(plan, member, instance, self._place(record), due, by if due is None else None)
                 try:
-                    self._complete(match, state)
+                    self._complete(match, state, record)
                 except Exception as error:  # as in _match_plan
                     self._campaign_failed(plan, record, error)
                     if self._decisions:
@@ -376,13 +380,13 @@ class PartitionEngine:
     def _place(self, record: Record) -> Place:
         return Place(self.partition, record.offset, record.append_ms, self.clock_ms)
 
-    def _complete(self, match: Match, state: PlanState) -> None:
+    def _complete(self, match: Match, state: PlanState, record: Record) -> None:
         if not self._decisions:
             fired = conclude_firing(match, state)
             if fired is not None:
                 self._out.firings.append(fired)
             return
-        verdict = conclude(match, state)
+        verdict = conclude(match, state, self._journeys.arbiter)
         self._out.decisions.append(verdict.decision)
         self._counts[f"decisions.{verdict.decision.outcome}.{verdict.decision.reason}"] += 1
         if verdict.firing is not None:
@@ -391,6 +395,15 @@ class PartitionEngine:
                 note_firing(match, state, verdict.command is not None)
         if verdict.command is not None:
             self._out.commands.append(verdict.command)
+        if verdict.begins:
+            self._journeys.begin(match, verdict.held)
+            self._journeys_moved(match.member, record)
+
+    def _journeys_moved(self, member: Member, record: Record) -> None:
+        for plan, error in self._journeys.take_failures():
+            self._campaign_failed(plan, record, error)
+        for journey in member.journeys:
+            self._schedule(member, journey.wake)
 
     def _late(self, plan: Plan, state: PlanState, member: Member, moment: Moment, record: Record) -> None:
         """Meet firings whose absence this event would have broken had it come in time (SEMANTICS 25)."""
@@ -399,8 +412,9 @@ class PartitionEngine:
             decision = describe(Match(own, member, fired, self._place(record), due), "late", "cancelled_after_firing")
             self._out.decisions.append(decision)
             self._counts["decisions.late.cancelled_after_firing"] += 1
-            if own.campaign.on_late == "cancel" and sent:
-                self._out.commands.append(cancel_of(decision, lane_of_send(own.campaign.send)))
+            if own.campaign.on_late == "cancel":
+                self._out.commands += [cancel_of(decision, lane_of_send(own.campaign.send))] if sent else []
+                self._journeys.call_back(member, decision.instance_id, self._place(record))
 
     def _campaign_failed(self, plan: Plan, record: Record, error: Exception) -> None:
         self.breaker.failed((plan.id, plan.version))
@@ -428,31 +442,22 @@ class PartitionEngine:
             member = members[member_id]
             member.scheduled = None
             if record.offset > member.applied:  # else an interrupted epoch had already brought it past this record
-                for plan_id, state in member.plans.items():
-                    if state.instances or state.armed:
-                        self._queue_timers(queue, member, plan_id, state)
+                queue_timers(queue, member, self.registry.live, self.clock_ms)
         while queue:
             self._fire_one(queue, heappop(queue), record)
         for member_id in due_ids:
             member = members[member_id]
             self._schedule(member, next_wake(member, self.registry.live))
 
-    def _queue_timers(self, queue: list[tuple[Any, ...]], member: Member, plan_id: str, state: PlanState) -> None:
-        clock_ms = self.clock_ms
-        for instance in state.instances:
-            if instance.wake is not None and instance.wake <= clock_ms:
-                due = instance.deadline
-                entry = (due, member.member_id, plan_id, instance.started, id(instance), member, state, instance)
-                heappush(queue, entry)
-        live = self.registry.live.get(plan_id)
-        if state.armed and live is not None and state.armed[0] + live.lateness_ms <= clock_ms:
-            heappush(queue, (state.armed[0], member.member_id, plan_id, (-1, 0), id(state), member, state, None))
-
     def _fire_one(self, queue: list[tuple[Any, ...]], entry: tuple[Any, ...], record: Record) -> None:
         plan_id, member, state, instance = entry[2], entry[5], entry[6], entry[7]
         self._fired.append(member)
         if self._durable:
             self._changed[member.member_id] = member
+        if isinstance(instance, Journey):
+            self._journeys.wake(member, instance, self._place(record))
+            self._journeys_moved(member, record)
+            return
         plan = self.registry.plan_of(plan_id, instance.version) if instance else self.registry.live.get(plan_id)
         if plan is None:
             if plan_id in member.plans:

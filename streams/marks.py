@@ -14,7 +14,7 @@ import yaml
 from streams.patterns.nodes import Pos
 
 MAX_BYTES = 64 * 1024  # the longest campaign we know has 2 KiB
-MAX_DEPTH = 8  # a campaign needs three levels
+MAX_DEPTH = 24  # a branch inside a branch of a flow takes four more; six deep is more than anybody follows
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,14})(\.[0-9]{1,9})?")

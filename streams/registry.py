@@ -14,13 +14,16 @@ from schemas.campaign import Campaign
 from schemas.errors import StateError
 from schemas.events import CAMPAIGN_PUBLISHED, CAMPAIGN_SUSPENDED, Event
 from schemas.findings import errors
+from schemas.flow import DRAIN, MIGRATE
 from streams.campaigns import load_campaign
 from streams.patterns.plan import Plan
 from streams.routes import Route, build_routes
+from tables.member_state import Journey
 
 META_CLOCK = b"\x00meta"  # [format, applied offset, clock, list]: the last record of every epoch
 META_LIST = (
     b"\x00campaigns/"  # + offset of its last control record: rows of id, version, state, until, since (offset, ms)
+    # and, where an edit moves or drops its journeys, the next version, `on_edit` and the edit's offset
 )
 META_TEXT = b"\x00campaign/"  # + id/version: [path, text]
 LIVE = "live"
@@ -45,6 +48,8 @@ class Registry:
         self.suspended: dict[str, Plan] = {}  # by id; `since_offset` and `since_ms` say when it was stopped
         self._versions: dict[tuple[str, str], Plan] = {}
         self._until: dict[tuple[str, str], int] = {}
+        # Of a replaced version whose journeys do not drain: the new version, its `on_edit`, the edit's offset.
+        self._edits: dict[tuple[str, str], tuple[str, str, int]] = {}
         self.generation = -1  # offset of the control record that made the present list; -1 before the first
         self._changed = False
         self._offset = -1
@@ -63,6 +68,21 @@ class Registry:
     def plan_of(self, plan_id: str, version: str) -> Plan | None:
         """Find the plan of an instance; None once its campaign is withdrawn or its version retired."""
         return self._versions.get((plan_id, version))
+
+    def after_edits(self, journey: Journey) -> tuple[Plan | None, int]:
+        """Find the version a journey runs on now, and the offset from which it does; None: an edit ended it.
+
+        An edit concerns the journeys that ran when it was published. It takes effect when they are looked at next.
+        """
+        version, joined = journey.version, journey.joined
+        while True:
+            edit = self._edits.get((journey.campaign, version))
+            if edit is None or joined >= edit[2]:
+                break
+            version, mode, joined = edit
+            if mode != MIGRATE:
+                return None, joined
+        return self.plan_of(journey.campaign, version), joined
 
     def newest(self, plan_id: str) -> Plan | None:
         """Find any version of a campaign that still drains."""
@@ -94,9 +114,10 @@ class Registry:
 
     def _listed(self) -> list[Any]:
         return [
-            [p.id, p.version, state, self._until.get((p.id, p.version), 0), p.since_offset, p.since_ms]
+            [p.id, p.version, state, self._until.get((p.id, p.version), 0), p.since_offset, p.since_ms,
+             *self._edits.get((p.id, p.version), ())]
             for p, state in self._states()
-        ]
+        ]  # fmt: skip
 
     def _states(self) -> list[tuple[Plan, str]]:
         found = [(p, LIVE if self.live.get(p.id) is p else DRAINING) for p in self._versions.values()]
@@ -111,7 +132,7 @@ class Registry:
             raise StateError(f"campaigns: the list of offset {self.generation} is missing; rebuild the store")
         self._known.add(here)
         listed = sorted(_unpack(meta[here]))
-        for name, version, state, until, since_offset, since_ms in listed:
+        for name, version, state, until, since_offset, since_ms, *edit in listed:
             key = _text_key(name, version)
             path, text = _unpack(meta[key])
             campaign, _ = load_campaign(text, path)
@@ -125,6 +146,8 @@ class Registry:
                 self.suspended[name] = plan
             else:
                 self._add(plan, state, until)
+            if edit:
+                self._edits[name, version] = (edit[0], edit[1], edit[2])
 
     def apply(self, event: Event, offset: int, clock_ms: int) -> str:
         """Apply a control record. Returns the findings as text if the campaign cannot be run, else ''."""
@@ -183,6 +206,9 @@ class Registry:
         plan.campaign.source.update({"path": path, "yaml": text})
         self._texts[_text_key(plan.id, plan.version)] = _pack([path, text])
         self._until.pop((plan.id, plan.version), None)
+        self._edits.pop((plan.id, plan.version), None)
+        if old is not None and campaign.on_edit != DRAIN:
+            self._edits[old.id, old.version] = (plan.version, campaign.on_edit, offset)
         self._add(plan, LIVE, 0)
         self._change()
         self._rebuild()
@@ -215,6 +241,7 @@ class Registry:
         for name, version in list(refs):
             self._versions.pop((name, version), None)
             self._until.pop((name, version), None)
+            self._edits.pop((name, version), None)
             self._change()
         self._rebuild()
 

@@ -1,6 +1,8 @@
 """Timers of a member: when it must be looked at next, and the dates its campaigns wait for."""
 
 from collections.abc import Iterable, Mapping
+from heapq import heappush
+from typing import Any
 
 from streams.dates import member_zone, next_calendar_date, next_member_date
 from streams.patterns.match import COMPLETED, Outcome
@@ -12,6 +14,9 @@ from tables.member_state import Instance, Member, PlanState
 def next_wake(member: Member, live: Mapping[str, Plan]) -> int | None:
     """Return the clock value (deadline + the campaign's lateness) at which the member's earliest timer fires."""
     wake: int | None = None
+    for journey in member.journeys:
+        if wake is None or journey.wake < wake:
+            wake = journey.wake
     for plan_id, state in member.plans.items():
         for instance in state.instances:
             at = instance.wake
@@ -22,6 +27,23 @@ def next_wake(member: Member, live: Mapping[str, Plan]) -> int | None:
             if wake is None or at < wake:
                 wake = at
     return wake
+
+
+def queue_timers(queue: list[tuple[Any, ...]], member: Member, live: Mapping[str, Plan], clock_ms: int) -> None:
+    """Push what the clock has reached: (due, member, campaign, start, …, member, state, instance or journey)."""
+    member_id = member.member_id
+    for plan_id, state in member.plans.items():
+        for instance in state.instances:
+            if instance.wake is not None and instance.wake <= clock_ms:
+                place = (instance.deadline, member_id, plan_id, instance.started, id(instance))
+                heappush(queue, (*place, member, state, instance))
+        plan = live.get(plan_id) if state.armed else None
+        if state.armed and plan is not None and state.armed[0] + plan.lateness_ms <= clock_ms:
+            heappush(queue, (state.armed[0], member_id, plan_id, (-1, 0), id(state), member, state, None))
+    for journey in member.journeys:
+        if journey.wake <= clock_ms:
+            place = (journey.due, member_id, journey.campaign, journey.started, id(journey))
+            heappush(queue, (*place, member, None, journey))
 
 
 def arm_dates(plans: Iterable[Plan], member: Member, clock_ms: int) -> None:

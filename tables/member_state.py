@@ -12,6 +12,7 @@ KEYS_MAX = 64  # correlation keys with a running count per campaign; the one idl
 TOUCHES_MAX = 16  # messages that may still earn a conversion
 NOTES_MAX = 4  # recent decisions kept for the operator's page, beside those of the firings below
 FIRED_IDS_MAX = 16  # instance ids remembered as fired, beside the firings below; sinks drop what repeats beyond
+JOURNEYS_MAX = 32  # running journeys per member; one more is not begun, and the decision says so
 FIRED_MAX = 4  # firings of a campaign that may still meet a late cancelling event
 
 # Most members have none of most things: they share these two. So a field that may hold one is replaced, never
@@ -124,18 +125,53 @@ class PlanState:
         return not (self.instances or self.counts or self.fired or self.late or self.armed or self.fired_ids)
 
 
+class Journey:
+    """One member's run through a campaign's flow, after the match that began it.
+
+    It always stands at the step named `step`, reached at the instant `since`, until `due` on the watermark, which is
+    `wake` on the clock. `wanted`: clock value at which a held message was asked for first; None at a wait. `joined`:
+    offset of the record at which it came under its version. `started`: as of its instance, the order among equals.
+    `e_anchor`: events from before it concern the journey no more. `aliases`: attributes of matched and awaited events
+    that later steps name; `last`: those of the match's last event. `outcomes`: what came of each step that has one.
+    """
+
+    __slots__ = (
+        "campaign", "version", "instance_id", "key", "correlation", "anchor", "started", "joined", "e_anchor", "step",
+        "since", "due", "wake", "wanted", "aliases", "last", "outcomes",
+    )  # fmt: skip
+
+    def __init__(self, campaign: str, version: str, instance_id: str, instance: Instance, joined: int) -> None:
+        self.campaign = campaign
+        self.version = version
+        self.instance_id = instance_id
+        self.key = instance.key
+        self.correlation = instance.correlation
+        self.anchor = instance.anchor
+        self.started = instance.started
+        self.joined = joined
+        self.e_anchor = instance.e_anchor
+        self.step = ""
+        self.since = 0
+        self.due = 0
+        self.wake = 0
+        self.wanted: int | None = None
+        self.aliases: dict[str, dict[str, Any]] = instance.aliases
+        self.last: dict[str, Any] = instance.last
+        self.outcomes: dict[str, str] = NO_MAP
+
+
 class Member:
     """One member. `applied`: offset of the last record that changed it. `hint`: timer hint in the store, None for none.
 
     `recent`: digests of the last 16 event ids read (tables.digests). `history`: per series id, entries [e, offset,
     keys, data, profile, anchors] in read order. `touches`: [e, command id, campaign, version, instance id, channel,
     window ms], in read order. `notes`: [clock, campaign, outcome, reason, instance id as 16 bytes], but those of
-    firings in `late`. `scheduled`, `epoch` and `cost` live in memory only.
+    firings in `late`. `journeys`: oldest first. `scheduled`, `epoch` and `cost` live in memory only.
     """
 
     __slots__ = (
         "member_id", "applied", "recent", "profile", "history", "plans", "touches", "notes", "hint", "scheduled",
-        "epoch", "cost",
+        "epoch", "cost", "journeys",
     )  # fmt: skip
 
     def __init__(self, member_id: str) -> None:
@@ -147,6 +183,7 @@ class Member:
         self.plans: dict[str, PlanState] = {}
         self.touches: Sequence[Sequence[Any]] = NO_ROWS
         self.notes: Sequence[Sequence[Any]] = NO_ROWS
+        self.journeys: Sequence[Journey] = NO_ROWS
         self.hint: int | None = None
         self.scheduled: int | None = None  # earliest wake-up in the engine's queue; memory only
         self.epoch = 0  # the last epoch that changed it; memory only

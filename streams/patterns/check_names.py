@@ -1,7 +1,7 @@
 """Names in patterns against the schemas: events, attributes, aliases, correlation paths."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -48,8 +48,17 @@ class _Scope(msgspec.Struct, frozen=True):
 class NameCheck:
     """Checks of one pattern and of the expressions beside it."""
 
-    def __init__(self, pattern: Pattern, same_pos: tuple[Pos, ...] = ()) -> None:
-        """Collect what the steps bind. `same_pos`: where the paths of `same` stand, if known."""
+    def __init__(
+        self, pattern: Pattern, same_pos: tuple[Pos, ...] = (), outer: Mapping[str, tuple[str, ...]] | None = None
+    ) -> None:
+        """Collect what the steps bind.
+
+        Args:
+            pattern: the pattern.
+            same_pos: where the paths of `same` stand, if known.
+            outer: names bound around the pattern, with the types of their events; () for what has no schema.
+        """
+        self.outer = frozenset(outer or ())
         self.same_pos = dict(zip(pattern.same, same_pos, strict=False))
         self.pattern = pattern
         self.left = MAX_SUGGESTIONS
@@ -58,7 +67,7 @@ class NameCheck:
             if not is_known(ref.type) and ref.type not in self.near:
                 find = functools.partial(_near_event, ref.type)
                 self.near[ref.type] = self._suggest(find, ref.type)
-        self.types_of: dict[str, tuple[str, ...]] = {}
+        self.types_of: dict[str, tuple[str, ...]] = dict(outer or {})
         for step in pattern.steps:
             alias = _alias(step)
             if alias is not None and alias not in self.types_of:
@@ -69,7 +78,7 @@ class NameCheck:
     def check_events(self) -> list[Problem]:
         """Events, the attributes in their predicates, and the paths of aggregates and `same`."""
         found: list[Problem] = []
-        bound: frozenset[str] = frozenset()
+        bound = self.outer
         for step in self.pattern.steps:
             for ref in _refs(step):
                 found += self._event(ref)

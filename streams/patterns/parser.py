@@ -61,13 +61,13 @@ class _Modifiers(msgspec.Struct):
     without: tuple[Term, ...] = ()
 
 
-def parse_pattern(text: str) -> Pattern:
+def parse_pattern(text: str, outer: frozenset[str] = frozenset()) -> Pattern:
     """Read a pattern.
 
     Raises:
         PatternError: the first thing wrong; `read_pattern` collects them all.
     """
-    reading = read_pattern(text)
+    reading = read_pattern(text, outer)
     for problem in reading.problems:
         if problem.severity == ERROR:
             raise PatternError(problem.message, problem.pos, problem.hint, problem.code)
@@ -76,8 +76,11 @@ def parse_pattern(text: str) -> Pattern:
     return reading.pattern
 
 
-def read_pattern(text: str) -> Reading:
-    """Read as much of a pattern as can be read, with all problems of its spelling. Never raises on any text."""
+def read_pattern(text: str, outer: frozenset[str] = frozenset()) -> Reading:
+    """Read as much of a pattern as can be read, with all problems of its spelling. Never raises on any text.
+
+    `outer`: names bound around this text, of which its conditions may speak.
+    """
     try:
         tokens = tokenize(text)
     except PatternError as error:
@@ -85,16 +88,16 @@ def read_pattern(text: str) -> Reading:
     if len(tokens) == 1:
         problem = Problem("empty", "there is no pattern", Pos(1, 1), "name an event, e.g. order.created")
         return Reading(None, (problem,), False)
-    return _PatternParser(tokens, text).read()
+    return _PatternParser(tokens, text, outer).read()
 
 
 class _PatternParser:
     """One run over one text."""
 
-    def __init__(self, tokens: list[Token], text: str) -> None:
+    def __init__(self, tokens: list[Token], text: str, outer: frozenset[str]) -> None:
         self.cursor = Cursor(tokens)
         self.text = text
-        self.aliases = _aliases(tokens)
+        self.aliases = outer | _aliases(tokens)
         self.problems: list[Problem] = []
         self.steps: list[Step] = []
         self.same: list[tuple[str, ...]] = []

@@ -12,6 +12,7 @@ import msgspec
 
 from schemas.campaign import Campaign, Repeat
 from schemas.ids import h128
+from streams.flows.plan import FlowPlan
 from streams.patterns.expressions import (
     Data,
     Judge,
@@ -163,7 +164,7 @@ class Plan:
     __slots__ = (
         "campaign", "id", "version", "leads_with_absence", "pattern", "same", "keys_of", "whole_ms", "steps",
         "lateness_ms", "since_offset", "since_ms", "waits", "repeat", "aliases", "where_expr", "if_still_expr",
-        "where", "if_still", "send_exprs", "send_values", "captures", "last_names", "capped", "series", "types",
+        "where", "if_still", "send_exprs", "send_values", "flow", "captures", "last_names", "capped", "series", "types",
         "start_types", "moving_types", "plain_starts", "last_absent_types", "wait", "dated", "shape",
     )  # fmt: skip
 
@@ -193,6 +194,7 @@ class Plan:
         send_data = campaign.send.data if campaign.send else {}
         self.send_exprs = {name: parse_expression(text, self.aliases) for name, text in send_data.items()}
         self.send_values: dict[str, Values] = {name: compile_values(e) for name, e in self.send_exprs.items()}
+        self.flow = FlowPlan(campaign, self.aliases)
         self.captures, self.last_names = self._captured_names()
         self.capped = campaign.once or campaign.limit is not None or campaign.cooldown_ms is not None
         self.series: dict[str, Series] = {}
@@ -214,13 +216,18 @@ class Plan:
         self.shape = h128(pattern.text, str(campaign.lateness_ms), str(self.repeat), campaign.where or "")
 
     def horizon_ms(self) -> int:
-        """Bound how long an instance can live after its last record, for retiring old versions."""
+        """Bound how long an instance and its journey can live after its last record, for retiring old versions."""
         return (
-            sum(step.window_ms for step in self.steps) + (self.whole_ms or 0) + MAX_AGE_MS + self.campaign.lateness_ms
+            sum(step.window_ms for step in self.steps)
+            + (self.whole_ms or 0)
+            + MAX_AGE_MS
+            + self.campaign.lateness_ms
+            + self.flow.horizon_ms(self.campaign.lateness_ms)
         )
 
     def _captured_names(self) -> tuple[dict[str, Names], Names]:
-        exprs: list[Expr | None] = [self.where_expr, self.if_still_expr, *self.send_exprs.values()]
+        at_firing: list[Expr | None] = [self.if_still_expr, *self.send_exprs.values(), *self.flow.exprs]
+        exprs: list[Expr | None] = [self.where_expr, *at_firing, *self.flow.term_exprs]
         for node in self.pattern.steps:
             exprs.extend(ref.predicate for term in _terms_of(node) for ref in term.events)
         by_alias: dict[str, dict[str, None]] = {alias: {} for alias in self.aliases}
@@ -229,7 +236,7 @@ class Plan:
                 if path.root == "alias" and path.alias in by_alias and path.parts:
                     by_alias[path.alias][path.parts[0]] = None
         last: dict[str, None] = {}
-        for expr in (self.if_still_expr, *self.send_exprs.values()):
+        for expr in at_firing:
             last.update({path.parts[0]: None for path in paths_of(expr) if path.root == "event"})
         return {alias: tuple(names) for alias, names in by_alias.items()}, tuple(last)
 

@@ -1,0 +1,370 @@
+"""Run journeys: one begins at a match, moves by events and timers, asks the arbiter for each message, and ends.
+
+Pure: it changes the overlay of the member it is given and appends to what the epoch says. The rules are in
+docs/campaigns.md. Two times matter: the clock `C` (largest append time read) and the watermark `W` = C - lateness. A
+wait ends when W reaches its due, as in patterns. When a journey moves, its time is the latest of the event or due that
+moved it, of W and of its time before: so steps are never nearer to each other than the waits between them.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from schemas.commands import Command, SendMessage
+from schemas.flow import BranchStep, SendStep, SplitStep, WaitStep
+from schemas.ids import command_id, decision_id
+from schemas.records import Decision
+from streams.decide import Arbiter, Match, Place, note
+from streams.epoch import Epoch
+from streams.flows.plan import OUTCOME, AwaitedPlan, FlowPlan, chosen
+from streams.flows.times import wait_end
+from streams.patterns.expressions import capture, scalars
+from streams.patterns.match import Moment
+from streams.patterns.plan import Plan
+from streams.policies.contact import address_of
+from streams.policies.verdict import Eligible, Held, MessageRequest, Suppressed
+from streams.registry import Registry
+from tables.member_state import JOURNEYS_MAX, NO_ROWS, Journey, Member
+
+HAPPENED, TIMEOUT, SENT = "happened", "timeout", "sent"
+EXPIRED = Suppressed("expired")
+
+
+class Cause:
+    """What moves a journey: a timer's due, or an event's id; where in the log, and who is moved."""
+
+    __slots__ = ("plan", "member", "journey", "at", "due", "by")
+
+    def __init__(
+        self, plan: Plan, member: Member, journey: Journey, at: Place, due: int | None, by: str | None
+    ) -> None:
+        self.plan = plan
+        self.member = member
+        self.journey = journey
+        self.at = at
+        self.due = due
+        self.by = by
+
+
+class Journeys:
+    """All journeys of one partition.
+
+    Args:
+        registry: the campaigns' versions.
+        arbiter: judges every message.
+    """
+
+    def __init__(self, registry: Registry, arbiter: Arbiter) -> None:
+        """Begin with nothing to say."""
+        self._registry = registry
+        self.arbiter = arbiter
+        self.commands: list[Command] = []
+        self.decisions: list[Decision] = []
+        self.counts: Counter[str] = Counter()
+        self.failures: list[tuple[Plan, Exception]] = []
+
+    def say_to(self, out: Epoch, counts: Counter[str]) -> None:
+        """Append to this epoch's outputs and counts from now on."""
+        self.commands, self.decisions, self.counts = out.commands, out.decisions, counts
+
+    def take_failures(self) -> list[tuple[Plan, Exception]]:
+        """Hand over what raised since the last call, with its campaign."""
+        found, self.failures = self.failures, []
+        return found
+
+    # ------------------------------------------------------------ the three ways in
+
+    def begin(self, match: Match, held: Held | None) -> None:
+        """Begin a journey at a match that fired. `held`: the arbiter's answer to a plain send, which waits for it."""
+        member, instance, plan = match.member, match.instance, match.plan
+        journey = Journey(plan.id, plan.version, match.instance_id, instance, match.at.offset)
+        cause = Cause(plan, member, journey, match.at, match.due, match.completed_by)
+        if len(member.journeys) >= JOURNEYS_MAX:
+            self._say(cause, "suppressed", "journeys_full")
+            return
+        member.journeys = [*member.journeys, journey]
+        self._move(cause, int(instance.matched[-1][2]))
+        if held is None:
+            self._guard(cause, lambda: self._walk(cause, plan.flow.first))
+            return
+        journey.step = plan.flow.first
+        journey.wanted = match.at.clock_ms
+        self._hold(cause, held)
+
+    def show(self, member: Member, moment: Moment, at: Place) -> None:
+        """Show an event to a member's journeys, oldest first: goal, then exit_on, then what its step awaits."""
+        if moment.too_old:
+            return
+        for journey in list(member.journeys):
+            plan = self._plan(member, journey, at)
+            if plan is None or moment.type not in plan.flow.types or moment.e < journey.e_anchor:
+                continue
+            cause = Cause(plan, member, journey, at, None, moment.event_id)
+            self._guard(cause, partial(self._see, cause, moment))
+
+    def wake(self, member: Member, journey: Journey, at: Place) -> None:
+        """A journey's wait has ended by the clock."""
+        plan = self._plan(member, journey, at)
+        if plan is None:
+            return
+        cause = Cause(plan, member, journey, at, journey.due, None)
+        self._guard(cause, lambda: self._resume(cause))
+
+    def call_back(self, member: Member, instance_id: str, at: Place) -> None:
+        """A late event called back the message of a plain send that is still held (`on_late: cancel`)."""
+        for journey in member.journeys:
+            if journey.instance_id == instance_id:
+                self._drop(member, journey, at, "late_event")
+
+    # ------------------------------------------------------------ moving
+
+    def _guard(self, cause: Cause, move: Callable[[], None]) -> None:
+        """A flow that raises ends its own journey; it stops neither the partition nor the member's other journeys."""
+        try:
+            move()
+        except Exception as error:
+            self._drop(cause.member, cause.journey, cause.at, "failed")
+            self.failures.append((cause.plan, error))
+
+    def _resume(self, cause: Cause) -> None:
+        journey = cause.journey
+        step = cause.plan.flow.steps[journey.step]
+        self._move(cause, journey.due)
+        if isinstance(step, WaitStep):
+            if step.until is not None:
+                journey.outcomes = {**journey.outcomes, step.name: TIMEOUT}
+            self._walk(cause, step.then)
+        else:
+            self._walk(cause, step.name)
+
+    def _see(self, cause: Cause, moment: Moment) -> None:
+        plan, journey, flow = cause.plan, cause.journey, cause.plan.flow
+        aliases = _aliases(journey)
+        for terms, reason in ((flow.goal, "goal"), (flow.exit_on, "exit_on")):
+            if any(concerns(term, moment, plan, journey, aliases) for term in terms):
+                self._end(cause, "exited", reason)
+                return
+        self._meet(cause, flow, moment, aliases)
+
+    def _meet(self, cause: Cause, flow: FlowPlan, moment: Moment, aliases: dict[str, Any]) -> None:
+        journey = cause.journey
+        term = flow.awaited.get(journey.step)
+        if term is None or moment.e >= journey.due or not concerns(term, moment, cause.plan, journey, aliases):
+            return
+        journey.outcomes = {**journey.outcomes, journey.step: HAPPENED}
+        if term.alias is not None and flow.names[term.alias]:
+            journey.aliases = {**journey.aliases, term.alias: capture(moment.data, flow.names[term.alias])}
+        self._move(cause, moment.e)
+        step = flow.steps[journey.step]
+        self._walk(cause, step.then if isinstance(step, WaitStep) else "")
+
+    def _move(self, cause: Cause, nominal: int) -> None:
+        watermark = cause.at.clock_ms - cause.plan.lateness_ms
+        cause.journey.since = max(cause.journey.since, nominal, watermark)
+
+    def _walk(self, cause: Cause, name: str) -> None:
+        """Go on from a step until one waits or the flow ends. No way has a step twice, so this ends."""
+        plan, journey = cause.plan, cause.journey
+        flow = plan.flow
+        while name:
+            step = flow.steps[name]
+            journey.step = name
+            if isinstance(step, SendStep):
+                if not self._send(cause, step):
+                    return
+                name = step.then
+            elif isinstance(step, WaitStep):
+                due = wait_end(step, journey.since, cause.member.profile, plan.campaign.timezone)
+                if due is not None:
+                    journey.due, journey.wake = due, due + plan.lateness_ms
+                    return
+                name = step.then
+            elif isinstance(step, BranchStep):
+                name = self._branch(cause, step)
+            elif isinstance(step, SplitStep):
+                name = self._split(cause, step)
+            else:
+                self._end(cause, "exited", step.reason)
+                return
+        self._end(cause, "completed", "end")
+
+    def _branch(self, cause: Cause, step: BranchStep) -> str:
+        journey, clock_ms = cause.journey, cause.at.clock_ms
+        aliases = _aliases(journey)
+        for judge, then in cause.plan.flow.tests[step.name]:
+            if judge(journey.last, aliases, cause.member.profile, clock_ms):
+                return then
+        return step.otherwise
+
+    def _split(self, cause: Cause, step: SplitStep) -> str:
+        arm = step.arms[chosen(cause.plan.id, cause.member.member_id, step.name, [a.weight for a in step.arms])]
+        cause.journey.outcomes = {**cause.journey.outcomes, step.name: arm.name}
+        self._say(cause, "assigned", "split", inputs={"step": step.name, "variant": arm.name})
+        return arm.then
+
+    # ------------------------------------------------------------ messages
+
+    def _send(self, cause: Cause, step: SendStep) -> bool:
+        """Ask for a message; False when the journey stands and asks again later."""
+        plan, member, journey, at = cause.plan, cause.member, cause.journey, cause.at
+        variant, template = "", step.send.template
+        if step.variants:
+            weights = [v.weight for v in step.variants]
+            taken = step.variants[chosen(plan.id, member.member_id, step.name, weights)]
+            variant, template = taken.name, taken.template
+        named = command_id(journey.instance_id, step.name, variant)
+        wanted = at.clock_ms if journey.wanted is None else journey.wanted
+        request = MessageRequest(
+            member_id=member.member_id, campaign=plan.id, version=plan.version, instance_id=journey.instance_id,
+            command_id=named, step=step.name, variant=variant, channel=step.send.channel, category=step.send.category,
+            wanted_at_ms=wanted, lifetime_ms=step.send.lifetime_ms, timezone=plan.campaign.timezone,
+            profile=member.profile,
+        )  # fmt: skip
+        answer = self.arbiter(request, None, at.clock_ms)
+        if isinstance(answer, Held):
+            if answer.until_ms < wanted + step.send.lifetime_ms:
+                journey.wanted = wanted
+                self._hold(cause, answer, request)
+                return False
+            answer = EXPIRED
+        journey.wanted = None
+        if isinstance(answer, Eligible):
+            journey.outcomes = {**journey.outcomes, step.name: SENT}
+            self._say(cause, "eligible", "sent_to_delivery", request, answer.inputs)
+            self.commands.append(_message(cause, step, request, template))
+        else:
+            journey.outcomes = {**journey.outcomes, step.name: answer.reason}
+            self._say(cause, "suppressed", answer.reason, request, answer.inputs)
+        return True
+
+    def _hold(self, cause: Cause, answer: Held, request: MessageRequest | None = None) -> None:
+        """Stand at the send until the arbiter may be asked again; the hold ends on the clock, not on the watermark."""
+        journey = cause.journey
+        journey.wake = max(answer.until_ms, cause.at.clock_ms + 1)
+        journey.due = journey.wake - cause.plan.lateness_ms
+        if request is not None:
+            self._say(cause, "held", answer.reason, request, {**answer.inputs, "until_ms": answer.until_ms})
+
+    # ------------------------------------------------------------ ends and words
+
+    def _plan(self, member: Member, journey: Journey, at: Place) -> Plan | None:
+        """Find the version a journey runs on, moving it to a newer one or ending it as an edit asked."""
+        plan, joined = self._registry.after_edits(journey)
+        if plan is None or joined < plan.since_offset:
+            edited = plan is None and self._registry.plan_of(journey.campaign, journey.version) is not None
+            self._drop(member, journey, at, "edited" if edited else "withdrawn")
+            return None
+        if joined != journey.joined:
+            known = plan.flow.steps.get(journey.step)
+            old = self._registry.plan_of(journey.campaign, journey.version)
+            if known is None or (old is not None and type(old.flow.steps[journey.step]) is not type(known)):
+                self._drop(member, journey, at, "edited")
+                return None
+            journey.version, journey.joined = plan.version, joined
+        return plan
+
+    def _drop(self, member: Member, journey: Journey, at: Place, reason: str) -> None:
+        _remove(member, journey)
+        self.counts[f"journeys.{reason}"] += 1
+        self.decisions.append(_decision(member, journey, at, "exited", reason, {"step": journey.step}))
+
+    def _end(self, cause: Cause, outcome: str, reason: str) -> None:
+        _remove(cause.member, cause.journey)
+        self.counts[f"journeys.{outcome}"] += 1
+        if cause.plan.flow.explicit:
+            self._say(cause, outcome, reason, inputs={"step": cause.journey.step})
+
+    def _say(
+        self,
+        cause: Cause,
+        outcome: str,
+        reason: str,
+        request: MessageRequest | None = None,
+        inputs: dict[str, Any] | None = None,
+    ) -> None:
+        facts = dict(inputs or {})
+        if request is not None and cause.plan.flow.explicit:
+            facts["step"] = request.step
+            if request.variant:
+                facts["variant"] = request.variant
+        decision = _decision(cause.member, cause.journey, cause.at, outcome, reason, facts)
+        decision.due_ms, decision.completed_by = cause.due, cause.by
+        if request is not None:
+            decision.command_id, decision.channel = request.command_id, request.channel
+        self.decisions.append(decision)
+        self.counts[f"decisions.{outcome}.{reason}"] += 1
+
+
+def concerns(term: AwaitedPlan, moment: Moment, plan: Plan, journey: Journey, aliases: dict[str, Any]) -> bool:
+    """Tell whether an event is one that a journey looks out for: by type, by whose it is, by its condition."""
+    judges = term.judges.get(moment.type)
+    if judges is None:
+        return False
+    if term.own:
+        if moment.type in plan.flow.message_types:
+            if moment.data.get("instance_id") != journey.instance_id:
+                return False
+        elif plan.keys_of is not None and not any(key == journey.key for key, _ in moment.keys_for(plan)):
+            return False
+    return any(judge is None or judge(moment.data, aliases, moment.profile, moment.clock) for judge in judges)
+
+
+def _aliases(journey: Journey) -> dict[str, Any]:
+    return {**journey.aliases, OUTCOME: journey.outcomes}
+
+
+def _remove(member: Member, journey: Journey) -> None:
+    member.journeys = [kept for kept in member.journeys if kept is not journey] or NO_ROWS
+
+
+def _decision(
+    member: Member, journey: Journey, at: Place, outcome: str, reason: str, inputs: dict[str, Any]
+) -> Decision:
+    note(member, at, journey.campaign, outcome, reason, journey.instance_id)
+    place = f"{at.partition}/{at.offset}"
+    return Decision(
+        decision_id=decision_id(journey.instance_id, outcome, f"{journey.step}/{reason}", place),
+        member_id=member.member_id,
+        campaign=journey.campaign,
+        version=journey.version,
+        instance_id=journey.instance_id,
+        command_id="",
+        outcome=outcome,
+        reason=reason,
+        decided_at_ms=at.clock_ms,
+        caused_at_ms=at.append_ms,
+        anchor=journey.anchor,
+        correlation=journey.correlation,
+        inputs=inputs,
+    )
+
+
+def _message(cause: Cause, step: SendStep, request: MessageRequest, template: str) -> SendMessage:
+    plan, journey, at, profile = cause.plan, cause.journey, cause.at, cause.member.profile
+    values = plan.flow.values.get(step.name, plan.send_values)
+    aliases = _aliases(journey)
+    data: dict[str, Any] = {}
+    for name, value in values.items():
+        found = scalars(value(journey.last, aliases, profile, at.clock_ms))
+        data[name] = None if not found else found[0] if len(found) == 1 else found
+    return SendMessage(
+        command_id=request.command_id,
+        member_id=request.member_id,
+        campaign=plan.id,
+        version=plan.version,
+        instance_id=journey.instance_id,
+        step=step.name,
+        channel=step.send.channel,
+        template=template,
+        address=address_of(request.member_id, profile, step.send.channel),
+        decided_at_ms=at.clock_ms,
+        caused_at_ms=at.append_ms,
+        expires_at_ms=request.wanted_at_ms + step.send.lifetime_ms,
+        anchor=journey.anchor,
+        category=step.send.category,
+        attribution_window_ms=plan.campaign.attribution_window_ms,
+        data=data,
+        member=dict(profile),
+        lane=step.send.lane,
+    )

@@ -1,0 +1,26 @@
+"""A journey to plain values for msgpack and back. Part of member formats 3 and up."""
+
+from typing import Any
+
+from tables.member_state import Instance, Journey
+
+
+def pack_journey(j: Journey) -> list[Any]:
+    """Pack a journey as a row."""
+    return [
+        j.campaign, j.version, bytes.fromhex(j.instance_id), j.key, j.correlation, j.anchor, j.started, j.joined,
+        j.e_anchor, j.step, j.since, j.due, j.wake, j.wanted, j.aliases, j.last, j.outcomes,
+    ]  # fmt: skip
+
+
+def unpack_journey(row: list[Any]) -> Journey:
+    """Undo `pack_journey`; what is malformed raises as its parts do."""
+    campaign, version, named, key, correlation, anchor, started, joined, e_anchor, *rest = row
+    key = tuple(key) if isinstance(key, list) else key
+    instance = Instance(version, key, correlation, anchor, (started[0], started[1]), e_anchor, e_anchor)
+    journey = Journey(campaign, version, named.hex(), instance, joined)
+    (
+        journey.step, journey.since, journey.due, journey.wake, journey.wanted, journey.aliases, journey.last,
+        journey.outcomes,
+    ) = rest  # fmt: skip
+    return journey
