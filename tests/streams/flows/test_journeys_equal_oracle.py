@@ -1,0 +1,80 @@
+"""Journeys of the engine against the oracle's: random flows over random logs, every word equal."""
+
+import json
+
+import pytest
+import yaml
+
+from schemas.commands import SendMessage
+from streams.campaigns import load_campaign
+from streams.patterns.plan import Plan
+from streams.replay import read_log, replay
+from tests.oracle.flows import flow_case
+from tests.oracle.journeys import journeys
+
+SEEDS = 600
+CHUNK = 50
+
+
+def plans_of(campaigns):
+    plans = []
+    for campaign in campaigns:
+        loaded, _ = load_campaign(yaml.safe_dump(campaign, sort_keys=False), "c.yaml", lenient=True)
+        if loaded is None:
+            return None
+        plans.append(Plan(loaded))
+    return plans
+
+
+def said(plans, events, batch):
+    """What the engine's journeys say, in the oracle's words."""
+    lines = []
+    for epoch in replay(read_log([json.dumps(event).encode() for event in events]), plans, batch=batch):
+        assert not epoch.dead_letters
+        sent = {command.command_id: command for command in epoch.commands if isinstance(command, SendMessage)}
+        for d in epoch.decisions:
+            if not d.inputs.get("step"):
+                continue
+            line = {"instance": d.instance_id, "outcome": d.outcome, "reason": d.reason, "at": d.decided_at_ms}
+            line |= {"due": d.due_ms, "by": d.completed_by}
+            if d.outcome in ("eligible", "suppressed"):
+                line |= {"step": d.inputs["step"], "variant": d.inputs.get("variant", ""), "command": d.command_id}
+            if d.outcome == "eligible":
+                command = sent.pop(d.command_id)
+                line |= {"template": command.template, "data": command.data}
+            if d.outcome == "assigned":
+                line |= {"step": d.inputs["step"], "variant": d.inputs["variant"]}
+            lines.append(line)
+        assert not sent
+    return lines
+
+
+def spelled(lines):
+    return sorted(json.dumps(line, sort_keys=True) for line in lines)
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_engine_says_exactly_what_the_oracle_asks_for(first):
+    compared = count = 0
+    endings = set()
+    for seed in range(first, first + CHUNK):
+        campaigns, events = flow_case(seed)
+        plans = plans_of(campaigns)
+        if plans is None:
+            continue
+        wanted, _ = journeys(campaigns, events)
+        assert spelled(said(plans, events, batch=1 + seed % 17)) == spelled(wanted), f"seed {seed}"
+        compared += 1
+        count += len(wanted)
+        endings |= {line["reason"] for line in wanted if line["outcome"] == "exited"}
+    assert compared > CHUNK * 0.8, "the loader refuses too much of what the generator writes"
+    assert count > CHUNK
+    assert {"goal", "exit_on"} <= endings
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_where_a_batch_ends_changes_nothing(seed):
+    campaigns, events = flow_case(seed)
+    plans = plans_of(campaigns)
+    if plans is not None:
+        assert said(plans, events, batch=1) == said(plans, events, batch=10_000)
