@@ -12,9 +12,10 @@ from schemas.findings import Finding
 from schemas.ids import correlation_text
 from schemas.records import Decision
 from streams.case_times import show_time
-from streams.cases import CAPS, FIRST_MEMBER, REACHABLE, Case, Denied, Expected
+from streams.cases import CAPS, DECISIONS, FIRST_MEMBER, REACHABLE, Case, Denied, Expected
 from streams.engine import PartitionEngine
 from streams.epoch import Epoch
+from streams.flows.plan import SEND_STEP
 from streams.patterns.match import COMPLETED, Outcome
 from streams.patterns.nodes import Absent
 from streams.patterns.plan import Plan
@@ -23,10 +24,13 @@ from tables.member_state import Member
 from tables.store import MemoryStore
 
 CASE_FAILED = "case-failed"
+ENDS = {"exited": "left its flow", "completed": "completed its flow"}
 
 
 class Conclusion(msgspec.Struct):
     """A match that completed: `eligible` (a message goes out, if the campaign sends one) or `suppressed`.
+
+    Likewise each message of a journey, and its end: `exited` or `completed`.
 
     `shown_ms`: the end of the window for an absence, else the time of the event that completed it.
     """
@@ -104,9 +108,9 @@ def run_case(case: Case, plan: Plan) -> Story:
     story.clock_ms = engine.clock_ms
     story.endings += engine.endings
     for name in sorted(members):
-        view = engine.member_view(name) or {"instances": []}
-        for found in view["instances"]:
-            deadline = found["due"] if found["due"] is not None else found["until"]
+        view = engine.member_view(name) or {"instances": [], "journeys": []}
+        for found in [*view["instances"], *view["journeys"]]:
+            deadline = found["due"] if found.get("due") is not None else found["until"]
             story.endings.append(Ending("waiting", name, found["anchor"], found["correlation"], None, deadline))
     return story
 
@@ -126,7 +130,7 @@ def _take(story: Story, epoch: Epoch, event_id: str) -> None:
     story.refused += [f"{event_id}: {letter.message}" for letter in epoch.dead_letters]
     sends = {c.command_id: c.data for c in epoch.commands if isinstance(c, SendMessage)}
     for decision in epoch.decisions:
-        if decision.outcome in ("eligible", "suppressed"):
+        if decision.outcome in DECISIONS:
             completer = story.case.event(decision.completed_by or "")
             shown = completer.at_ms if completer else decision.due_ms
             shown = decision.decided_at_ms if shown is None else shown
@@ -212,6 +216,7 @@ def _meets(wanted: Expected, conclusion: Conclusion) -> bool:
         and (wanted.reason is None or wanted.reason == decision.reason)
         and (wanted.fires is None or wanted.fires.covers(conclusion.shown_ms))
         and (wanted.completed_by is None or wanted.completed_by == decision.completed_by)
+        and (wanted.step is None or wanted.step == (decision.inputs.get("step") or SEND_STEP))
         and wanted.called_back == (conclusion.called_back_by is not None)
         and all(name in data and _same(data[name], value) for name, value in (wanted.data or {}).items())
     )
@@ -275,6 +280,9 @@ def _happened(story: Story, said: Expected | Denied) -> list[tuple[str, str | No
             by = conclusion.called_back_by
             text = f"its message for {decision.anchor} was called back because of {_event(story, by)}"
             found.append(("late", by, text))
+        elif decision.outcome in ENDS:
+            text = f"{decision.anchor} {ENDS[decision.outcome]} at {show_time(conclusion.shown_ms)} ({decision.reason})"
+            found.append((decision.reason, decision.completed_by, text))
     started = bool(found) or any(_names(said, conclusion.decision) for conclusion in story.conclusions)
     for event in story.case.events:
         if said.anchor not in (None, event.id) or said.member not in (None, event.member):
@@ -307,8 +315,12 @@ def _event(story: Story, event_id: str | None) -> str:
 
 def _wish(story: Story, wanted: Expected) -> str:
     subject = _subject(wanted.member, wanted.anchor, wanted.correlation if wanted.correlated else None)
-    verb = "fire" if wanted.decision == "eligible" else f"be suppressed ({wanted.reason or 'any reason'})"
+    why = wanted.reason or "any reason"
+    verbs = {"eligible": "fire", "suppressed": f"be suppressed ({why})", "exited": f"have left its flow ({why})"}
+    verb = verbs.get(wanted.decision, "have completed its flow")
     parts = [f"'{story.plan.id}' to {verb}"]
+    if wanted.step is not None:
+        parts.append(f"at step {wanted.step}")
     if wanted.fires is not None:
         parts.append(f"at {show_time(wanted.fires.ms)}")
     parts.append(f"for {subject}")
@@ -326,6 +338,8 @@ def _instead(story: Story, wanted: Expected, near: Conclusion | None) -> str:
         return "; ".join(text for _, _, text in _happened(story, wanted))
     if near.decision.outcome == "suppressed":
         return f"it was suppressed at {show_time(near.shown_ms)} ({near.decision.reason})"
+    if near.decision.outcome in ENDS:
+        return f"it {ENDS[near.decision.outcome]} at {show_time(near.shown_ms)} ({near.decision.reason})"
     text = _fired(story, near)
     if wanted.data is not None:
         text += "; its message has " + (", ".join(f"{k} {v}" for k, v in (near.data or {}).items()) or "no data")
@@ -367,6 +381,9 @@ def _fired(story: Story, conclusion: Conclusion) -> str:
 
 def _why(story: Story, conclusion: Conclusion, values: Iterable[str]) -> str:
     decision = conclusion.decision
+    step = decision.inputs.get("step")
+    if step is not None and decision.completed_by is None:
+        return f"step {step} of its flow"
     last = story.plan.pattern.steps[-1]
     if decision.due_ms is not None and isinstance(last, Absent):
         types = (" and " if last.term.kind == "all" else " or ").join(ref.type for ref in last.term.events)

@@ -33,7 +33,7 @@ from streams.patterns.spell import nearest
 
 CASE_KEYS = ("name", "profile", "profiles", "events", "until", "expect", "not")
 EXPECT_KEYS = (
-    "fires", "member", "anchor", "correlation", "completed_by", "decision", "reason", "data", "called_back",
+    "fires", "member", "anchor", "correlation", "completed_by", "decision", "reason", "data", "called_back", "step",
 )  # fmt: skip
 NOT_KEYS = ("member", "anchor", "correlation", "because", "by")
 EVENT_KEYS = ("at", "type", "id", "member", "appended_at", "data")
@@ -57,7 +57,7 @@ BECAUSE = (
     "no_address",
     "invalid_address",
 )
-DECISIONS = ("eligible", "suppressed")
+DECISIONS = ("eligible", "suppressed", "exited", "completed")  # the last two: how a journey ended
 # What a member has unless the case says otherwise: every channel may be used and can be reached.
 REACHABLE: dict[str, Any] = {
     "phone": "+10000000000",
@@ -92,6 +92,7 @@ class Expected(msgspec.Struct, frozen=True):
     reason: str | None = None
     data: dict[str, Any] | None = None
     called_back: bool = False
+    step: str | None = None
 
 
 class Denied(msgspec.Struct, frozen=True):
@@ -265,6 +266,7 @@ class _Reader:
             keys.text("reason"),
             {name: value.plain_value() for name, value in data.found.items()} if data is not None else None,
             keys.flag("called_back"),
+            keys.text("step"),
         )
 
     def _denied(self, item: marks.Value) -> Iterable[Denied]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from schemas.instants import MAX_INSTANT_MS, instant_text
+from schemas.records import Decision
+from streams.flows.told import standing, taken
 from streams.patterns.durations import format_duration
 from streams.patterns.evidence import Evidence, spell, spell_step
 from streams.patterns.match import CANCELLED, COMPLETED, KILLED
@@ -107,7 +109,8 @@ def _campaign(tracer: Tracer, name: str) -> dict[str, Any]:
 
 def _state(told: list[dict[str, Any]], date: dict[str, Any] | None) -> str:
     """Sum up: what waits, else how the newest instance ended."""
-    if (date and date["fires_at"]) or any(life["result"] == WAITING for life in told):
+    running = any(life["journey"] and life["journey"]["stands_at"] for life in told)
+    if running or (date and date["fires_at"]) or any(life["result"] == WAITING for life in told):
         return WAITING
     return str(told[-1]["result"]) if told else NEVER_ENTERED
 
@@ -163,7 +166,8 @@ def _life(tracer: Tracer, life: Life) -> dict[str, Any]:
         "step_count": len(plan.steps),
         "awaits": _awaits(plan, instance) if alive else None,
         "ended": None if ending is None else _ended(life, ending),
-        "command": _command(tracer, ending),
+        "command": _command(tracer, ending.decision if ending is not None else None),
+        "journey": _journey(tracer, life),
         "late": _late(life),
         "did_not_count": [_miss(miss) for miss in life.misses],
         "did_not_count_counts": dict(life.missed),
@@ -175,7 +179,7 @@ def _result(ending: Ending | None, alive: bool) -> str:
         return WAITING if alive else WITHDRAWN
     if ending.kind != COMPLETED or ending.decision is None:
         return ending.kind
-    return FIRED if ending.decision.outcome == "eligible" else SUPPRESSED
+    return SUPPRESSED if ending.decision.outcome == "suppressed" else FIRED
 
 
 def _step(plan: Plan, step: StepMatch) -> dict[str, Any]:
@@ -271,9 +275,24 @@ def _late(life: Life) -> dict[str, Any] | None:
     return {**_event(life.late), "cancel_sent": sent and life.plan.campaign.on_late == "cancel"}
 
 
-def _command(tracer: Tracer, ending: Ending | None) -> dict[str, Any] | None:
-    """Name the command of a firing, with the receipts that the log holds for it."""
-    decision = ending.decision if ending is not None else None
+def _journey(tracer: Tracer, life: Life) -> dict[str, Any] | None:
+    """Tell what a journey has said, and where it stands; None where the match began none."""
+    journey = tracer.journey_of(life)
+    if journey is None and not life.journey:
+        return None
+    steps = taken(life.journey, _at)
+    for step, decision in zip(steps, life.journey, strict=True):
+        command = _command(tracer, decision) if decision.outcome == "eligible" else None
+        step["receipts"] = command["receipts"] if command is not None else []
+    return {
+        "steps": steps,
+        "stands_at": None if journey is None else standing(journey, tracer.plan_of(journey), _at),
+        "outcomes": None if journey is None else journey.outcomes,
+    }
+
+
+def _command(tracer: Tracer, decision: Decision | None) -> dict[str, Any] | None:
+    """Name the command of a decision, with the receipts that the log holds for it."""
     if decision is None or decision.outcome != "eligible" or decision.reason == "no_send":
         return None
     receipts = [

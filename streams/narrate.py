@@ -170,6 +170,10 @@ def _end(life: Json, caps: Json) -> Iterator[str]:
 
 def _fired(life: Json, ended: Json) -> Iterator[str]:
     command = life["command"]
+    if life["journey"] is not None:
+        yield f"fired at {_when(ended['at'])}; its journey:"
+        yield from (f"  {line}" for line in _journey(life["journey"]))
+        return
     if command is None:
         yield f"fired at {_when(ended['at'])}; the campaign sends nothing"
         return
@@ -179,6 +183,31 @@ def _fired(life: Json, ended: Json) -> Iterator[str]:
     for receipt in command["receipts"]:
         why = " ".join(str(receipt[name]) for name in ("code", "reason") if receipt[name])
         yield f"delivery: {receipt['status']} at {_when(receipt['at'])}{f' ({why})' if why else ''}"
+
+
+def _journey(journey: Json) -> Iterator[str]:
+    for step in journey["steps"]:
+        where = f"step {step['step']}, " if step["step"] else ""
+        by = f", because of {step['by']}" if step["by"] else ""
+        if step["outcome"] == "eligible":
+            variant = f", variant {step['variant']}" if step["variant"] else ""
+            yield f"{where}{_when(step['at'])}: {step['channel']} command {step['command_id']}{variant}"
+            for receipt in step["receipts"]:
+                yield f"  delivery: {receipt['status']} at {_when(receipt['at'])}"
+        elif step["outcome"] == "assigned":
+            yield f"{where}{_when(step['at'])}: goes the way '{step['variant']}'"
+        elif step["outcome"] == "suppressed":
+            yield f"{where}{_when(step['at'])}: did not send: {_SUPPRESSED.get(step['reason'], step['reason'])}"
+        elif step["outcome"] == "held":
+            yield f"{where}{_when(step['at'])}: held: {step['reason']}"
+        else:
+            yield f"{where}{_when(step['at'])}: {step['outcome']}, {step['reason']}{by}"
+    stands = journey["stands_at"]
+    if stands is not None:
+        unless = " unless it comes before then" if stands["event"] else ""
+        until = f"until {_when(stands['until'])}; goes on at {_when(stands['decided_at'])}{unless}"
+        since, what = _when(stands["since"]), stands["waits_for"]
+        yield f"stands at step {stands['step']} since {since}, waits for {what}: {until}"
 
 
 def _suppressed(ended: Json, caps: Json) -> str:

@@ -19,7 +19,7 @@ from streams.patterns.evidence import Evidence, judge
 from streams.patterns.match import CANCELLED, COMPLETED, EVICTED, Moment
 from streams.patterns.plan import MAX_AGE_MS, Plan
 from streams.why import Before, Miss, Seen, breaker, gathered, gathered_first, matching, why_not_moved, why_not_started
-from tables.member_state import Instance, Member
+from tables.member_state import Instance, Journey, Member
 from tables.store import MemoryStore
 
 MISSES_MAX = 20  # kept per instance and per campaign, the newest; the rest is counted
@@ -60,6 +60,7 @@ class Life:
         self.missed: Counter[str] = Counter()
         self.ending: Ending | None = None
         self.late: Seen | None = None
+        self.journey: list[Decision] = []  # what its journey has said
 
 
 class Followed:
@@ -209,16 +210,32 @@ class Tracer:
 
     def _run(self, record: Record, event: Event) -> Any:
         epoch = self._engine.run([record], [event])
-        ends = iter([life for life in self._ended if life.ending and life.ending.kind in (COMPLETED, EVICTED)])
+        ends = [life for life in self._ended if life.ending and life.ending.kind in (COMPLETED, EVICTED)]
         for decision in epoch.decisions:
             if decision.outcome == "late":
                 self._note_late(decision)
-                continue
-            life = next(ends, None)
-            if life is not None and life.ending is not None:
-                life.ending.decision = decision
-                life.ending.facts = {**life.ending.facts, **decision.inputs}
+            elif ends and (ending := ends[0].ending) and ends[0].instance_id == decision.instance_id:
+                del ends[0]
+                ending.decision = decision
+                ending.facts = {**ending.facts, **decision.inputs}
+            else:  # after the decision about its match, a journey speaks for itself
+                self._note_journey(decision)
         return epoch
+
+    def journey_of(self, life: Life) -> Journey | None:
+        """Find the journey that an instance has begun, while it runs."""
+        journeys = self.member.journeys if self.member is not None else ()
+        return next((journey for journey in journeys if journey.instance_id == life.instance_id), None)
+
+    def plan_of(self, journey: Journey) -> Plan | None:
+        """Find the version on which a journey runs."""
+        return self._engine.registry.after_edits(journey)[0]
+
+    def _note_journey(self, decision: Decision) -> None:
+        for life in reversed(self._followed(decision.campaign).lives):
+            if life.instance_id == decision.instance_id and life.ending and life.ending.kind == COMPLETED:
+                life.journey.append(decision)
+                return
 
     # ------------------------------------------------------------ notes
 

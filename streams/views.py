@@ -3,6 +3,7 @@
 from typing import Any
 
 from schemas.ids import instance_id
+from streams.flows.told import standing
 from streams.registry import Registry
 from tables.member_state import Member
 
@@ -40,10 +41,23 @@ def view_of(member: Member, registry: Registry) -> dict[str, Any]:
         for at, plan_id, outcome, reason, named in sorted(noted)
     ]
     dates = [{"campaign": c, "due": s.armed[0], "date": s.armed[1]} for c, s in member.plans.items() if s.armed]
+    journeys = [
+        {
+            "campaign": journey.campaign,
+            "version": journey.version,
+            "instance_id": journey.instance_id,
+            "correlation": journey.correlation,
+            "anchor": journey.anchor,
+            "outcomes": journey.outcomes,
+            **standing(journey, registry.after_edits(journey)[0], lambda at: at),
+        }
+        for journey in member.journeys
+    ]
     return {
         "member_id": member.member_id,
         "profile": member.profile,
         "instances": instances,
+        "journeys": journeys,
         "dates": dates,
         "decisions": notes,
         "touches": [{"at": t[0], "command_id": t[1], "campaign": t[2]} for t in member.touches],

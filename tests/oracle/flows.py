@@ -9,11 +9,14 @@ from tests.oracle.generate import (
     MEMBER_TESTS,
     PACE,
     SPANS,
+    VIEW,
     WORLDS,
     CampaignMaker,
     LogMaker,
+    case,
 )
 from tests.oracle.journeys import journeys
+from tests.oracle.language import read_campaign
 
 ZONES = ["Europe/Berlin", "Asia/Omsk", "America/New_York", "nowhere", None]
 WINDOWS = ["09:00-21:00", "08:55-09:00", "22:00-06:00", "00:00-24:00"]
@@ -87,7 +90,9 @@ class FlowMaker:
 
     def send(self) -> dict[str, Any]:
         """A message."""
-        data = {f"{alias}_x": f"{alias}.{self.rng.choice(list(ATTRIBUTES[t]))}" for alias, t in self.maker.names.items()}
+        data = {
+            f"{alias}_x": f"{alias}.{self.rng.choice(list(ATTRIBUTES[t]))}" for alias, t in self.maker.names.items()
+        }
         template = f"t{self.number}"
         step: dict[str, Any] = {"send": {"channel": self.rng.choice(["email", "email", "sms"]), "template": template}}
         if data and self.chance(60):
@@ -151,7 +156,11 @@ def flow_case(seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     members = ["m1", "m2"][: rng.choice([1, 1, 2])]
     log = LogMaker(rng, types, members, spans, appended=True, pace=PACE)
     for member in members:
-        profile = {"email": f"{member}@x.example", "phone": "+1", "consent": {"email": True, "sms": True}}
+        profile: dict[str, Any] = {
+            "email": f"{member}@x.example",
+            "phone": "+1",
+            "consent": {"email": True, "sms": True},
+        }
         if rng.randrange(100) < 10:
             del profile["email"]
         profile["timezone"] = rng.choice(ZONES)
@@ -178,7 +187,36 @@ def with_receipts(
         behind = [n for n, event in enumerate(events) if event["appended_at"] > a]
         place = behind[0] if behind else len(events)
         member = next(e["member_id"] for e in events if e["member_id"] is not None)
-        data = {"instance_id": line["instance"], "command_id": line["command"], "step": line["step"], "channel": "email"}
+        data = {
+            "instance_id": line["instance"],
+            "command_id": line["command"],
+            "step": line["step"],
+            "channel": "email",
+        }
         receipt = {"type": rng.choice(RECEIPTS), "member_id": member, "occurred_at": a, "appended_at": a, "data": data}
         events.insert(place, receipt)
     return events
+
+
+def mixed_case(
+    seed: int, most_campaigns: int = 4, most_events: int = 60
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Make the case of a seed as `generate` does; in some, campaigns have a flow in place of their send."""
+    campaigns, events = case(seed, most_campaigns, most_events)
+    rng = random.Random(seed ^ 0x5F10)
+    if rng.randrange(100) >= 40:
+        return campaigns, events
+    return [_given_flow(rng, campaign) if rng.randrange(100) < 70 else campaign for campaign in campaigns], events
+
+
+def _given_flow(rng: random.Random, campaign: dict[str, Any]) -> dict[str, Any]:
+    try:
+        plan = read_campaign(campaign)
+    except ValueError:  # no campaign of the language: it stays as it is
+        return campaign
+    specs = [spec for step in plan.steps for term in (step.term, *step.without) for spec in term.specs]
+    types = list(dict.fromkeys(spec.name for spec in specs if spec.name in ATTRIBUTES)) or [VIEW]
+    spans = dict(rng.sample(list(SPANS.items()), k=2))
+    maker = CampaignMaker(rng, types, list(plan.same), spans)
+    maker.names = {s.alias: s.term.specs[0].name for s in plan.steps if s.alias and s.kind != "agg"}
+    return with_flow(rng, maker, campaign)

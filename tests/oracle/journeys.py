@@ -28,7 +28,7 @@ ADDRESSES = {"email": "email", "sms": "phone"}
 
 @dataclass(frozen=True)
 class Entry:
-    """A match that fired: its instance, the last offset read before the journey, the clock, and what ended the match."""
+    """A match that fired: its instance, the last offset read before it, the clock, and what ended the match."""
 
     instance: Instance
     read_up_to: int
@@ -230,14 +230,15 @@ class Follower:
                 self.end("exited", reason)
                 return
         wait = self.waiting["wait"]
-        if isinstance(wait, Mapping) and "until" in wait and r.e < self.until:
-            if self.mine({"event": wait["until"], "key": wait.get("key", "own")}, r):
-                alias = term_of(wait["until"]).alias
-                if alias:
-                    self.bound = self.bound | {alias: r.data}
-                self.outcomes = self.outcomes | {self.names[id(self.waiting)]: "happened"}
-                self.move(r.e, clock, None, r.event_id, r.profile)
-                self.walk()
+        if not isinstance(wait, Mapping) or "until" not in wait or r.e >= self.until:
+            return
+        if self.mine({"event": wait["until"], "key": wait.get("key", "own")}, r):
+            alias = term_of(wait["until"]).alias
+            if alias:
+                self.bound = self.bound | {alias: r.data}
+            self.outcomes = self.outcomes | {self.names[id(self.waiting)]: "happened"}
+            self.move(r.e, clock, None, r.event_id, r.profile)
+            self.walk()
 
     def mine(self, term: Any, r: Read) -> bool:
         """Say whether an event is one that the journey looks out for."""

@@ -17,7 +17,7 @@ from streams.campaigns import load_campaign
 from streams.engine import PartitionEngine
 from streams.patterns.plan import Plan
 from tables.store import MemoryStore
-from tests.oracle import evaluate, generate
+from tests.oracle import evaluate, flows, generate, journeys
 from tests.simulation.mutations import MUTATIONS, Mutation, applied
 from tidings.cli.simulate import read_seeds, simulate
 from tidings.simulation.checks import spoken
@@ -28,7 +28,8 @@ from tidings.simulation.workload import json_bytes, spell, with_append_times
 pytestmark = pytest.mark.simulation
 
 SEEDS = Path(__file__).with_name("seeds")
-ORACLE: Any = SimpleNamespace(case=generate.case, firings=evaluate.firings)
+ORACLE: Any = SimpleNamespace(case=generate.case, firings=evaluate.firings, journeys=journeys.journeys)
+FLOWS: Any = SimpleNamespace(case=flows.mixed_case, firings=evaluate.firings, journeys=journeys.journeys)
 FOUND = json.loads((SEEDS / "found.json").read_text())
 RED = json.loads((SEEDS / "mutations.json").read_text())
 SEARCHED = 400  # seeds tried when those that were red no longer are
@@ -43,7 +44,11 @@ def quiet() -> Any:
 @pytest.mark.parametrize("first", range(1, 81, 20))
 def test_no_seed_differs_from_oracle_replay_and_invariants(first: int) -> None:
     for seed in range(first, first + 20):
-        assert run_seed(seed, ORACLE).violations == [], f"python -m tidings simulate --seeds {seed} --verbose"
+        assert run_seed(seed, FLOWS).violations == [], f"python -m tidings simulate --seeds {seed} --verbose"
+
+
+def test_the_seeds_have_journeys_to_judge() -> None:
+    assert sum(run_seed(seed, FLOWS).counts["journeys"] for seed in range(1, 31)) > 100
 
 
 @pytest.mark.parametrize("known", [k for k in FOUND if not k.get("open")], ids=lambda known: str(known["seed"]))
@@ -79,7 +84,7 @@ def _is_red(seed: int, kinds: frozenset[str]) -> bool:
 
 
 def _log(seed: int) -> tuple[list[Plan], list[Record]]:
-    campaigns, events = generate.case(seed)
+    campaigns, events = flows.mixed_case(seed)
     loaded = [load_campaign(spell(campaign), "c.yaml", lenient=True)[0] for campaign in campaigns]
     records = []
     for offset, event in enumerate(with_append_times(events)):

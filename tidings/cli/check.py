@@ -11,6 +11,7 @@ import msgspec
 from schemas.campaign import Campaign
 from schemas.errors import OperatorError
 from schemas.findings import ERROR, WARNING, Finding
+from schemas.flow import SendStep
 from sinks.channels.checks import check_message
 from sinks.templates import TemplateFiles
 from streams.campaigns import load_campaign, load_campaigns
@@ -102,14 +103,18 @@ def _beside(path: Path) -> Path:
 
 
 def _template_findings(campaign: Campaign, path: str, loader: TemplateFiles) -> tuple[Finding, ...]:
-    send = campaign.send
-    if send is None:
-        return ()
-    found = check_message(send.channel, send.template, loader, frozenset(send.data))
-    if any(finding.code == "template-missing" for finding in found):
-        message = f"the template '{send.template}' of campaign '{campaign.campaign}' is not whole"
-        found = (*found, Finding("no-template", path, 0, 0, message, f"see {loader.root}"))
-    return found
+    sends = [] if campaign.send is None else [(campaign.send, campaign.send.template)]
+    for step in campaign.flow.steps if campaign.flow is not None else ():
+        if isinstance(step, SendStep):
+            sends += [(step.send, name) for name in [v.template for v in step.variants] or [step.send.template]]
+    found: list[Finding] = []
+    for send, template in sends:
+        faults = check_message(send.channel, template, loader, frozenset(send.data))
+        found += faults
+        if any(fault.code == "template-missing" for fault in faults):
+            message = f"the template '{template}' of campaign '{campaign.campaign}' is not whole"
+            found.append(Finding("no-template", path, 0, 0, message, f"see {loader.root}"))
+    return tuple(found)
 
 
 def _run_cases(path: Path, campaign: Campaign | None, report: Report) -> None:

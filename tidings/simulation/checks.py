@@ -3,6 +3,7 @@
 The reference is the pure core run over the partition's final log, one record an epoch, into a store of its own.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ from tables.member_state import (
     HISTORY_MAX,
     INSTANCES_MAX,
     INSTANCES_PER_PLAN_MAX,
+    JOURNEYS_MAX,
     NOTES_MAX,
     RECENT_IDS_MAX,
     TOUCHES_MAX,
@@ -76,6 +78,7 @@ class Judge:
         self._works = works
         self._source = source
         self.firings = 0
+        self.journeys = 0
 
     def judge(self, owners: Mapping[int, Process], committed: Mapping[int, int], calm_ms: int) -> None:
         """Accuse of everything that is not as it must be. `calm_ms`: when troubles had ended."""
@@ -113,7 +116,9 @@ class Judge:
             event = msgspec.json.decode(r.value or b"{}")
             event.setdefault("event_id", f"events/{partition}/{r.offset}")
             events.append({**event, "appended_at": r.timestamp})
-        want = {f["instance_id"]: f for f in self._source.firings(work.campaigns, events)}
+        lines, firings = self._source.journeys(work.campaigns, events)
+        self._journeys(partition, lines, said)
+        want = {f["instance_id"]: f for f in firings}
         self.firings += len(want)
         got: dict[str, list[Any]] = {}
         for value in self._emitted(FIRINGS, partition):
@@ -129,6 +134,19 @@ class Judge:
                 )
                 self._world.accuse("oracle", text)
                 return
+
+    def _journeys(self, partition: int, lines: list[Any], said: Said) -> None:
+        """What journeys decide, by the oracle and by the core; what was emitted is compared with the core's."""
+        decisions = [msgspec.json.decode(value) for value in said[DECISIONS]]
+        if any(d["reason"] == "journeys_full" for d in decisions):
+            return  # the oracle knows no bound
+        own = [d for d in decisions if d["inputs"].get("step")]
+        got = Counter((d["instance_id"], d["outcome"], d["reason"], d["decided_at_ms"]) for d in own)
+        want = Counter((line["instance"], line["outcome"], line["reason"], line["at"]) for line in lines)
+        self.journeys += len(lines)
+        if got != want:
+            text = f"partition {partition}: oracle has {list(want - got)[:3]}, the core {list(got - want)[:3]}"
+            self._world.accuse("journeys", text)
 
     def _rest(self, partition: int, owner: Process | None, committed: int) -> None:
         """Liveness: everything read, every timer fired, everything committed."""
@@ -180,6 +198,7 @@ class Judge:
                 (count_of(member.recent), RECENT_IDS_MAX),
                 (len(member.touches), TOUCHES_MAX),
                 (len(member.notes), NOTES_MAX),
+                (len(member.journeys), JOURNEYS_MAX),
             ]
             if any(size > bound for size, bound in sizes):
                 self._world.accuse("bounds", f"partition {partition}, {key!r}: {sizes}")

@@ -95,6 +95,7 @@ class Run:
         return {
             "records": sum(len(log.records) for log in self.broker.events),
             "firings": self.judge.firings,
+            "journeys": self.judge.journeys,
             "outputs": sum(len(found) for found in self.broker.outputs.values()),
             "kills": self.killed,
             "generations": self.group.generation,

@@ -27,6 +27,11 @@ class Source(Protocol):
     def firings(self, campaigns: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]) -> list[Json]:
         """List every firing a log asks for."""
 
+    def journeys(
+        self, campaigns: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]
+    ) -> tuple[list[Json], list[Json]]:
+        """List what the journeys of a log say, and every firing it asks for."""
+
 
 @dataclass
 class PartitionWork:
@@ -143,5 +148,9 @@ def _edit(lines: list[tuple[int, bytes | None, bytes]], campaigns: list[Json], o
                 campaign["lateness"] = rng.choice(["5s", "30s"])
             elif roll < 80:
                 campaign = {**rng.choice(other), "campaign": campaign["campaign"]}
+            if "flow" in campaign:
+                campaign["on_edit"] = rng.choice(["drain", "drop", "migrate", "migrate"])
+                if rng.random() < 0.5:  # same names, other waits; or a step less
+                    campaign["flow"] = [{"wait": "7s", "name": "more"}, *campaign["flow"][rng.choice([0, 0, 1]) :]]
             record = _published(campaign, a)
         lines.insert(place, (a, None, record))
