@@ -28,6 +28,8 @@ from sinks import sandbox, templates  # noqa: E402
 from sinks.channels.kinds import KINDS  # noqa: E402
 from sinks.retry import Backoff  # noqa: E402
 from streams import campaign_keys, marks  # noqa: E402
+from streams.flows import check as flow_check  # noqa: E402
+from streams.flows import loading  # noqa: E402
 from streams.patterns import check, durations, expressions, grammar, parser, plan, windows  # noqa: E402
 from streams.patterns.durations import format_duration  # noqa: E402
 from tables import member_state  # noqa: E402
@@ -171,6 +173,18 @@ def campaign_bounds() -> str:
     return _table(("What", "Bound or default"), [(a, str(b)) for a, b in rows])
 
 
+def flow_bounds() -> str:
+    """List what bounds a flow and its journeys."""
+    rows: list[tuple[str, object, str]] = [
+        ("Steps of a flow", loading.MAX_STEPS, "refused"),
+        ("Ways of a branch or split, variants of a message", loading.MAX_WAYS, "refused"),
+        ("A wait", format_duration(flow_check.MAX_WAIT_MS), "refused"),
+        ("A weight", f"1 to {loading.MAX_WEIGHT:,}", "refused"),
+        ("Running journeys per member", member_state.JOURNEYS_MAX, "the next one is not begun: `journeys_full`"),
+    ]
+    return _table(("What", "Bound", "At the bound"), [(a, str(b), c) for a, b, c in rows])
+
+
 def template_bounds() -> str:
     """List what bounds a template."""
     rows: list[tuple[str, object]] = [
@@ -224,6 +238,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "segment-names": segment_names,
     "pattern-bounds": pattern_bounds,
     "campaign-bounds": campaign_bounds,
+    "flow-bounds": flow_bounds,
     "template-bounds": template_bounds,
     "epoch-bounds": epoch_bounds,
     "functions": functions,

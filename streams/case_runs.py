@@ -94,17 +94,20 @@ def run_case(case: Case, plan: Plan) -> Story:
         store.members[name.encode()] = encode_member(member, None)
     engine = _Watched(store, plan)
     story = Story(case, plan)
-    for offset, event in enumerate(case.events):
+    offset = 0
+    for event in case.events:
+        offset = _idle(story, engine, offset, event.append_ms)
         tick = event.type == TICK
         value = Event(
             event.type, event.at_ms, None if tick else event.id, None if tick else event.member, data=event.data
         )
         _take(story, engine.run([Record(offset, event.append_ms, None, encode_event(value))]), event.id)
+        offset += 1
     latest = case.events[-1].append_ms if case.events else 0
     if case.until_ms is not None:
         tick_ms = max(case.until_ms, latest)
-        value = Event(TICK, tick_ms)
-        _take(story, engine.run([Record(len(case.events), tick_ms, None, encode_event(value))]), "until")
+        offset = _idle(story, engine, offset, tick_ms)
+        _take(story, engine.run([Record(offset, tick_ms, None, encode_event(Event(TICK, tick_ms)))]), "until")
     story.clock_ms = engine.clock_ms
     story.endings += engine.endings
     for name in sorted(members):
@@ -113,6 +116,22 @@ def run_case(case: Case, plan: Plan) -> Story:
             deadline = found["due"] if found.get("due") is not None else found["until"]
             story.endings.append(Ending("waiting", name, found["anchor"], found["correlation"], None, deadline))
     return story
+
+
+def _idle(story: Story, engine: PartitionEngine, offset: int, until_ms: int) -> int:
+    """Tick as the partition's owner does while nothing else moves the clock; returns the next offset.
+
+    Only for flows, whose waits count from the clock; cases of patterns say themselves when something is read.
+    """
+    while (
+        story.plan.flow.explicit
+        and engine.next_fire_ms is not None
+        and engine.clock_ms < engine.next_fire_ms < until_ms
+    ):
+        tick_ms = engine.next_fire_ms
+        _take(story, engine.run([Record(offset, tick_ms, None, encode_event(Event(TICK, tick_ms)))]), "tick")
+        offset += 1
+    return offset
 
 
 def _profile(member: str, given: dict[str, Any]) -> dict[str, Any]:

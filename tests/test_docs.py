@@ -57,7 +57,7 @@ from tidings.providers import read_providers
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-OURS = ("architecture", "campaigns", "channels", "events", "glossary", "guarantees", "lateness", "patterns")
+OURS = ("architecture", "campaigns", "channels", "events", "flows", "glossary", "guarantees", "lateness", "patterns")
 FENCE = re.compile(r"^```([a-z]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 TIMES = ("fired_at", "due", "due_ms", "decided_at_ms", "occurred_at_ms", "touched_at_ms", "converted_at_ms")
 RUN = ("campaign", "cases", "events", "firings", "decisions", "attributions")
@@ -305,9 +305,13 @@ def returned(path: Path, *names: str) -> set[str]:
 
 def test_each_reason_of_a_decision_is_in_the_glossary() -> None:
     decide, engine = ROOT / "streams/decide.py", ROOT / "streams/engine.py"
-    reasons = returned(decide, "_refusal", "_contact_refusal") | returned(ROOT / "streams/caps.py", "refused_by")
+    reasons = returned(decide, "_refusal") | returned(ROOT / "streams/caps.py", "refused_by")
     reasons |= constants(decide, "describe", 2) | constants(engine, "describe", 2)
     outcomes = constants(decide, "describe", 1) | constants(engine, "describe", 1)
+    run, contact = ROOT / "streams/flows/run.py", ROOT / "streams/policies/contact.py"
+    reasons |= constants(contact, "Suppressed", 0) | constants(run, "Suppressed", 0)
+    reasons |= constants(run, "_say", 2) | constants(run, "_end", 2) | constants(run, "_drop", 3)
+    outcomes |= constants(run, "_say", 1) | constants(run, "_end", 1)
     assert {"if_still", "once", "no_consent", "no_send", "instances_full"} <= reasons
     assert {word for word in reasons | outcomes if f"`{word}`" not in our("glossary")} == set()
 

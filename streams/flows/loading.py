@@ -360,7 +360,7 @@ class FlowLoader:
             problems += check_term(reading.pattern, self._scope(), same if key == OWN_KEY else (), may_bind=may_bind)
         for problem in problems:
             self._problem(problem, scalar)
-        if not isinstance(step, Positive) or any(problem.severity == ERROR for problem in problems):
+        if not isinstance(step, Positive) or not reading.complete:
             return None
         text = " ".join(scalar.text.split())
         self.terms[text] = step

@@ -1,7 +1,7 @@
 """Run journeys: one begins at a match, moves by events and timers, asks the arbiter for each message, and ends.
 
 Pure: it changes the overlay of the member it is given and appends to what the epoch says. The rules are in
-docs/campaigns.md. Two times matter: the clock `C` (largest append time read) and the watermark `W` = C - lateness. A
+docs/flows.md. Two times matter: the clock `C` (largest append time read) and the watermark `W` = C - lateness. A
 wait ends when W reaches its due, as in patterns. When a journey moves, its time is the latest of the event or due that
 moved it, of W and of its time before: so steps are never nearer to each other than the waits between them.
 """

@@ -1,4 +1,4 @@
-"""The oracle of journeys: what each says, straight from docs/campaigns.md, one journey and one record at a time.
+"""The oracle of journeys: what each says, straight from docs/flows.md, one journey and one record at a time.
 
 A journey depends on nothing but the match that began it and the member's log behind it. So each is followed alone over
 the whole log, with nothing remembered but where it stands. It shares no code with streams/ but the hash of ids.
@@ -265,7 +265,7 @@ def minutes(text: str) -> int:
 
 
 def chosen(follower: Follower, step: str, weights: Sequence[tuple[str, int]]) -> str:
-    """Choose by the hash that docs/campaigns.md gives: 48 bits over the sum of the weights, in the order written."""
+    """Choose by the hash that docs/flows.md gives: 48 bits over the sum of the weights, in the order written."""
     place = int(h128("split", follower.plan.campaign, follower.entry.instance.member_id, step)[:12], 16)
     ways = [label for label, weight in weights for _ in range(weight)]
     return ways[place % len(ways)]
