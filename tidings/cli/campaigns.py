@@ -1,4 +1,4 @@
-"""`campaigns list|publish|withdraw|show`: campaigns reach the running workers through the log, as control records."""
+"""`campaigns list|publish|start|withdraw|show`: campaigns reach running workers through the log, as control records."""
 
 import contextlib
 import difflib
@@ -38,6 +38,7 @@ from tidings.web.ask import ask
 
 POLL_S = 0.25  # an edit is to be live within a second: a quarter to see it, the rest to check and send it
 READ_TIMEOUT_S = 30.0
+RECIPES = "recipes"  # their folder in that of the campaigns
 WITHDRAWN, MIXED = "withdrawn", "mixed"
 _STATES = {CAMPAIGN_PUBLISHED: "live", CAMPAIGN_WITHDRAWN: WITHDRAWN, CAMPAIGN_SUSPENDED: "suspended"}
 COLUMNS = ("campaign", "version", "state", "partitions", "published_at", "title")
@@ -47,7 +48,7 @@ broker_option = click.option("--broker", metavar="local|HOST:PORT,…", help="Th
 
 @click.group()
 def campaigns() -> None:
-    """List, publish and withdraw campaigns.
+    """List, publish, start and withdraw campaigns.
 
     A campaign is live once its control record is on every partition of the topic 'events': running workers take it up
     from there, without a restart, and a replay of the log runs the same versions at the same places.
@@ -56,6 +57,7 @@ def campaigns() -> None:
     Examples:
       python -m tidings campaigns publish campaigns/demo
       python -m tidings campaigns publish --watch campaigns/demo
+      python -m tidings campaigns start lost_cart
       python -m tidings campaigns list
       python -m tidings campaigns withdraw thank_you
     """  # noqa: D301 click wants the character itself
@@ -249,6 +251,44 @@ def withdraw(names: tuple[str, ...], broker: str | None, output: str) -> None:
         send_everywhere(sender, CAMPAIGN_WITHDRAWN, {"campaign": name})
         rows.append({"campaign": name, "state": WITHDRAWN, "partitions": sender.partitions})
     print_rows(rows, output)
+
+
+# ---------------------------------------------------------------- start
+
+
+@campaigns.command()
+@click.argument("names", metavar="RECIPE...", nargs=-1, required=True)
+@click.option("--templates", metavar="DIR", help="Where the message templates are; default TIDINGS_TEMPLATES_DIR.")
+@broker_option
+@output_option
+def start(names: tuple[str, ...], templates: str | None, broker: str | None, output: str) -> None:
+    """Start recipes: campaigns that are ready made, in campaigns/recipes.
+
+    \b
+    A recipe is published as it is. To change one, copy it and its cases, give it another id, and publish that.
+      welcome_chain   lost_cart   price_drop   birthday
+      points_burning  win_back    purchase_poll  ab_control
+
+    \b
+    Examples:
+      python -m tidings campaigns start lost_cart
+      python -m tidings campaigns start welcome_chain birthday --broker local
+
+    Exit codes: 0 live, 1 errors in a recipe or its templates, 2 wrong usage, 3 the broker is out of reach.
+    """  # noqa: D301 click wants the character itself
+    settings = Settings.from_env(broker=broker, templates_dir=templates)
+    folder = settings.campaigns_dir / RECIPES
+    known = {path.stem: path for path in (campaign_paths([folder]) if folder.is_dir() else ())}
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(sorted(known)) or 'none'}"
+            raise OperatorError(f"campaigns start: no recipe of that name in {folder} (got '{name}'); {hint}")
+    paths = [known[name] for name in names]
+    if not _sound(tuple(map(str, paths)), settings.templates_dir):
+        sys.exit(1)
+    sender = Sender(attach(settings), EVENTS)
+    print_rows([_send(sender, path, {}) for path in paths], output)
 
 
 # ---------------------------------------------------------------- list, show

@@ -108,7 +108,7 @@ def test_a_split_and_its_variants_keep_a_member_on_one_way_and_record_it():
     split = "- split: {a: {then: [{exit: a}]}, b: {weight: 3}}"
     flow = f"flow:\n{split}\n- send: {SEND}\n  variants: {{x: one, y: two}}\n"
     run = Shop().publish(0, flow)
-    ways = {}
+    ways: dict[str, set[str]] = {}
     for number in range(200):
         member = f"m{number}"
         run.put(1, "member.registered", member, email="a@x.example", consent={"email": True})

@@ -18,6 +18,7 @@ from streams.replay import replay as run_log
 from tidings.brokers.memory import MemoryBroker
 from tidings.cli.campaigns import campaigns, changes
 
+ROOT = Path(__file__).parents[3]
 THANKS = "campaign: thanks\ntitle: Thank you\npattern: order.created[total >= 100]\n"
 CASES = (
     "- name: a large order\n  events:\n    - {at: 10:00, type: order.created, total: 100}\n  expect: [{fires: 10:00}]\n"
@@ -170,3 +171,29 @@ def test_watch_makes_an_edit_live_within_a_second_and_an_error_leaves_what_is(pl
 @pytest.mark.parametrize("name", ["list", "publish", "withdraw", "show"])
 def test_help_shows_an_example(name):
     assert f"python -m tidings campaigns {name}" in run(name, "--help").output
+
+
+# ---------------------------------------------------------------- start
+
+RECIPES = sorted(path.stem for path in (ROOT / "campaigns/recipes").glob("*.yaml") if ".cases" not in path.name)
+
+
+def test_the_eight_recipes_are_shipped() -> None:
+    assert RECIPES == [
+        "ab_control", "birthday", "lost_cart", "points_burning", "price_drop", "purchase_poll", "welcome_chain",
+        "win_back",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_started_by_one_command(broker: str, place: Path, name: str) -> None:
+    found = rows("start", name, "--broker", broker)
+    assert [row["path"] for row in found] == [f"campaigns/recipes/{name}.yaml"]
+    published = log(broker, 3)
+    assert {event.type for _, event in published} == {"campaign.published"}
+    assert {number for number, _ in published} == {0, 1, 2}
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest_name(broker: str, place: Path) -> None:
+    with pytest.raises(OperatorError, match="did you mean 'lost_cart'"):
+        run("start", "lost_card", "--broker", broker)
