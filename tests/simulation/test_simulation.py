@@ -48,7 +48,7 @@ def test_no_seed_differs_from_oracle_replay_and_invariants(first: int) -> None:
 
 
 def test_the_seeds_have_journeys_to_judge() -> None:
-    assert sum(run_seed(seed, FLOWS).counts["journeys"] for seed in range(1, 31)) > 100
+    assert sum(run_seed(seed, FLOWS).counts["journeys"] for seed in range(1, 31)) > 30
 
 
 @pytest.mark.parametrize("known", [k for k in FOUND if not k.get("open")], ids=lambda known: str(known["seed"]))
