@@ -437,16 +437,11 @@ class PartitionEngine:
         members = self._members
         due_ids = self._timers.take(self.clock_ms)
         self._load([member_id for member_id in due_ids if member_id not in members])
-        queue: list[tuple[Any, ...]] = []
-        for member_id in due_ids:
-            member = members[member_id]
-            member.scheduled = None
-            if record.offset > member.applied:  # else an interrupted epoch had already brought it past this record
-                queue_timers(queue, member, self.registry.live, self.clock_ms)
+        due = [members[member_id] for member_id in due_ids]
+        queue = queue_timers(due, record.offset, self.registry.live, self.clock_ms)
         while queue:
             self._fire_one(queue, heappop(queue), record)
-        for member_id in due_ids:
-            member = members[member_id]
+        for member in due:
             self._schedule(member, next_wake(member, self.registry.live))
 
     def _fire_one(self, queue: list[tuple[Any, ...]], entry: tuple[Any, ...], record: Record) -> None:

@@ -29,8 +29,19 @@ def next_wake(member: Member, live: Mapping[str, Plan]) -> int | None:
     return wake
 
 
-def queue_timers(queue: list[tuple[Any, ...]], member: Member, live: Mapping[str, Plan], clock_ms: int) -> None:
-    """Push what the clock has reached: (due, member, campaign, start, …, member, state, instance or journey)."""
+def queue_timers(
+    members: Iterable[Member], offset: int, live: Mapping[str, Plan], clock_ms: int
+) -> list[tuple[Any, ...]]:
+    """Heap what the clock has reached of members: (due, member, campaign, start, …, state, instance or journey)."""
+    queue: list[tuple[Any, ...]] = []
+    for member in members:
+        member.scheduled = None
+        if offset > member.applied:  # else an interrupted epoch had already brought it past this record
+            _queue_member(queue, member, live, clock_ms)
+    return queue
+
+
+def _queue_member(queue: list[tuple[Any, ...]], member: Member, live: Mapping[str, Plan], clock_ms: int) -> None:
     member_id = member.member_id
     for plan_id, state in member.plans.items():
         for instance in state.instances:
