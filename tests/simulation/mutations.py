@@ -191,7 +191,7 @@ MUTATIONS = [
     Mutation(
         "gathering while closing",
         "an epoch gathers nothing from a queue of which batches may have been dropped",
-        lambda: rewrite(engine_worker.PartitionTask, "_compute", ("not self.closing and not", "not")),
+        lambda: rewrite(engine_worker.PartitionTask, "_compute", ("(self.closing or self._incoming.empty())", "self._incoming.empty()")),
     ),
     # The lease's two rules stand in for one another at a pause: each shows only without the other.
     Mutation(
@@ -225,7 +225,7 @@ MUTATIONS = [
     Mutation(
         "timers fired twice by a member",
         "timers of a member brought past a record by an interrupted epoch are skipped",
-        lambda: rewrite(engine.PartitionEngine, "_fire_due", ("record.offset > member.applied", "True")),
+        lambda: rewrite(engine, "queue_timers", ("offset > member.applied", "True")),
     ),
     Mutation(
         "clock starts at 0",
@@ -260,8 +260,8 @@ MUTATIONS = [
             "run",
             ("if timers.first <= self.clock_ms:", "if False:"),
             (
-                "if self._fired:",
-                "if timers.first <= self.clock_ms:\n            self._fire_due(record)\n        if self._fired:",
+                "while self._fired:",
+                "if timers.first <= self.clock_ms:\n            self._fire_due(record)\n        while self._fired:",
             ),
         ),
     ),
