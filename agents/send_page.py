@@ -1,7 +1,7 @@
 """What all messages of this process share: templates, the sender of mails, links that are signed for one member."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from schemas.commands import SendMessage
@@ -9,6 +9,7 @@ from schemas.references import reference_of, sign_reference
 from schemas.unsubscribe import FORMAT as TOKEN_FORMAT
 from schemas.unsubscribe import Leaving, unsubscribe_url
 from sinks.channels.base import Needs
+from sinks.dkim import DkimSigner
 from sinks.mime import Mail, Sender, build
 from sinks.templates import Content, Templates
 
@@ -23,6 +24,7 @@ class Message:
     unsubscribe_secret: bytes
     unsubscribe_mailto: str | None = None
     receipts_base_url: str = ""
+    dkim: DkimSigner | None = None
 
     def mail(self, command: SendMessage) -> Mail:
         """Render a command's mail.
@@ -32,7 +34,10 @@ class Message:
         """
         url = self._unsubscribe_url(command)
         rendered = self.templates.render(command.template, self._values(command, url))
-        return build(command, rendered, self.sender, url, self.unsubscribe_mailto)
+        mail = build(command, rendered, self.sender, url, self.unsubscribe_mailto)
+        if self.dkim is None:
+            return mail
+        return replace(mail, content=self.dkim.sign(mail.content, command.decided_at_ms // 1000))
 
     def content(self, command: SendMessage, needs: Needs) -> Content:
         """Render the parts of a command's message that is no mail.

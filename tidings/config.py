@@ -235,6 +235,16 @@ class Settings:
         "Tidings <news@shop.example>", _mail_address, unit="sender",
         reason="an example domain, so that nothing goes out by mistake",
     )  # fmt: skip
+    dkim_key: str = setting(
+        "", _text, unit="file; empty = mail is not signed by us",
+        reason="PEM of the RSA key that signs mail (DKIM); many mail servers sign themselves, and then it stays empty",
+    )  # fmt: skip
+    dkim_selector: str = setting(
+        "", _text, unit="name", reason="of the key's public half in DNS: <selector>._domainkey.<domain>"
+    )
+    dkim_domain: str = setting(
+        "", _text, unit="domain; empty = that of mail_from", reason="that vouches: the sender's or one above it"
+    )
     unsubscribe_base_url: str = setting(
         "", _url_or_empty("https", "http"), unit="URL; empty = /u of the delivery worker itself",
         reason="where links lead, without login (RFC 8058): a public https address that passes on to /u of delivery;"
@@ -309,6 +319,11 @@ class Settings:
             yield (
                 "TIDINGS_SSL_CERTIFICATE_LOCATION: certificate and key go together (got one of them);"
                 " set TIDINGS_SSL_KEY_LOCATION too, or neither"
+            )
+        if bool(self.dkim_key) != bool(self.dkim_selector):
+            yield (
+                "TIDINGS_DKIM_KEY: key and selector go together (got one of them);"
+                " set TIDINGS_DKIM_SELECTOR too, or neither"
             )
         if self.broker_kind != "cluster" and self.security_protocol != "PLAINTEXT":
             yield (

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import click
@@ -36,6 +37,9 @@ from tidings.web.auth import is_loopback, kept_secret, token_of
 from tidings.web.pages import sink_trouble
 from tidings.web.prometheus import DeliveryRecorder, sink_families
 from tidings.web.routes import Probes, cannot_listen, serve
+
+if TYPE_CHECKING:
+    from sinks.dkim import DkimSigner
 
 ENGINE, DELIVERY, SINK = "engine", "delivery", "sink"
 # Apart, so that all roles run beside one another without any option; 20 workers of a role fit on one machine.
@@ -270,6 +274,7 @@ async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
     settings = launch.settings
     secret, base_url = unsubscribe_secret(settings), unsubscribe_base_url(launch)
     providers = ProvidersFile(Path(settings.providers) if settings.providers else None)
+    dkim = dkim_signer(settings)
     log.info("unsubscribe links", lead_to=base_url, served_at=f"{launch.url}/u")
     recorder = DeliveryRecorder()
     ready = asyncio.Event()
@@ -304,6 +309,7 @@ async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
             unsubscribe_secret=secret,
             stop=stop,
             receipts_base_url=settings.receipts_base_url,
+            dkim=dkim,
             config=providers.current,
             metrics=recorder,
             ready=ready,
@@ -324,6 +330,21 @@ def unsubscribe_secret(settings: Settings) -> bytes:
             f"(got {len(settings.unsubscribe_secret)}); set a random one and keep it"
         )
     return settings.unsubscribe_secret.encode()
+
+
+def dkim_signer(settings: Settings) -> "DkimSigner | None":
+    """Return what signs mails; None when no key is set.
+
+    Raises:
+        OperatorError: the key, its selector or its domain is not as it must be.
+    """
+    if not settings.dkim_key:
+        return None
+    from sinks.dkim import DkimSigner
+    from sinks.mime import Sender
+
+    sender = Sender.parse(settings.mail_from)
+    return DkimSigner.read(Path(settings.dkim_key), settings.dkim_selector, settings.dkim_domain, sender.domain)
 
 
 def unsubscribe_base_url(launch: Launch) -> str:

@@ -168,3 +168,8 @@ def test_every_setting_is_documented_with_unit_default_and_reason():
 def test_every_default_would_be_accepted_from_the_environment():
     for spec in dataclasses.fields(Settings):
         assert spec.metadata["parse"](str(spec.default)) == spec.default
+
+
+def test_a_dkim_key_and_its_selector_go_together():
+    assert "TIDINGS_DKIM_KEY: key and selector go together" in refusal(DKIM_KEY="key.pem")
+    assert "TIDINGS_DKIM_KEY: key and selector go together" in refusal(DKIM_SELECTOR="s1")

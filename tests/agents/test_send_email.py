@@ -1,0 +1,35 @@
+"""What delivery adds to mails: signatures of the domain."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.agents.delivery_lab import Lab, send_command, until
+from tests.sinks.test_dkim import SIGNER, verifies
+from tidings.smtp_server import DROP_AFTER
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    made = Lab(tmp_path)
+    yield made
+    made.close()
+
+
+async def test_mails_are_signed_and_a_second_attempt_is_the_same_mail(lab: Lab) -> None:
+    answers = iter([DROP_AFTER])
+    lab.smtp.rule = lambda recipient, ident: next(answers, None)
+    lab.write(send_command(1))
+    async with lab.running(dkim=SIGNER):
+        await until(lambda: lab.lag() == 0)
+    first, second = (mail.content for mail in lab.smtp.mails)
+    assert first == second and await asyncio.to_thread(verifies, first)
+
+
+async def test_without_a_key_mails_bear_no_signature(lab: Lab) -> None:
+    lab.write(send_command(1))
+    async with lab.running():
+        await until(lambda: lab.smtp.received == 1)
+    assert b"DKIM-Signature" not in lab.smtp.mails[0].content
