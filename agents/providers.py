@@ -151,7 +151,7 @@ class Providers:
 
 def _mail_provider(name: str, server: SmtpServer, connections: int, message: Message) -> Provider:
     # Whatever the address: what is none is told when the mail is built.
-    return Provider(name, EmailTransport(server, connections), lambda _: True, lambda command, _: message.mail(command))
+    return Provider(name, EmailTransport(server, connections), lambda _: True, message.mail)
 
 
 def _preparing(name: str, adapter: HttpAdapter, message: Message) -> Prepare:

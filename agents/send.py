@@ -40,6 +40,7 @@ async def run_delivery(
     unsubscribe_mailto: str | None = None,
     receipts_base_url: str = "",
     dkim: DkimSigner | None = None,
+    tracking_base_url: str = "",
     config: Callable[[], ProvidersConfig] = ProvidersConfig,
     lanes: Sequence[str] = LANES,
     backoff: Backoff | None = None,
@@ -64,6 +65,7 @@ async def run_delivery(
         receipts_base_url: where providers tell what came of a message, "/", provider, "/", a token of
             `schemas.references`; empty: they are not asked to.
         dkim: signs mails; None: nobody here does.
+        tracking_base_url: links of marketing mail lead through it; empty: they stay as they are.
         config: gives the providers; asked once a second, and the same object means that nothing has changed.
         lanes: which this process serves.
         backoff: between attempts; None: the defaults of `Backoff`.
@@ -88,6 +90,7 @@ async def run_delivery(
         unsubscribe_mailto,
         receipts_base_url,
         dkim,
+        tracking_base_url,
     )
     parts = Parts(server, message, config, backoff or Backoff(), limits or Limits(), metrics or NoMetrics())
     config()  # a fault in it shows before anything else starts

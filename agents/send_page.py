@@ -12,6 +12,7 @@ from sinks.channels.base import Needs
 from sinks.dkim import DkimSigner
 from sinks.mime import Mail, Sender, build
 from sinks.templates import Content, Templates
+from sinks.tracking import Tracking
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +26,19 @@ class Message:
     unsubscribe_mailto: str | None = None
     receipts_base_url: str = ""
     dkim: DkimSigner | None = None
+    tracking_base_url: str = ""
 
-    def mail(self, command: SendMessage) -> Mail:
-        """Render a command's mail.
+    def mail(self, command: SendMessage, at_ms: int) -> Mail:
+        """Render a command's mail; `at_ms`: now.
 
         Raises:
             RenderError, AddressError, ValueError: it cannot be.
         """
         url = self._unsubscribe_url(command)
         rendered = self.templates.render(command.template, self._values(command, url))
+        if self.tracking_base_url:
+            tracking = Tracking(self.tracking_base_url, self.unsubscribe_secret)
+            rendered = tracking.tracked(rendered, command, at_ms, url)
         mail = build(command, rendered, self.sender, url, self.unsubscribe_mailto)
         if self.dkim is None:
             return mail

@@ -245,6 +245,10 @@ class Settings:
     dkim_domain: str = setting(
         "", _text, unit="domain; empty = that of mail_from", reason="that vouches: the sender's or one above it"
     )
+    tracking_base_url: str = setting(
+        "", _url_or_empty("https", "http"), unit="URL; empty = links stay as they are, no pixel",
+        reason="leads links and a pixel of marketing mail to /c and /o of delivery: a public https address of theirs",
+    )  # fmt: skip
     unsubscribe_base_url: str = setting(
         "", _url_or_empty("https", "http"), unit="URL; empty = /u of the delivery worker itself",
         reason="where links lead, without login (RFC 8058): a public https address that passes on to /u of delivery;"

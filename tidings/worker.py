@@ -269,6 +269,7 @@ async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
     from agents.send import run_delivery
     from tidings.providers import ProvidersFile
     from tidings.web.receipts import receiving
+    from tidings.web.tracking import tracking
     from tidings.web.unsubscribe import unsubscribing
 
     settings = launch.settings
@@ -295,7 +296,8 @@ async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
     async with (
         unsubscribing(settings, [secret], recorder) as unsubscribe,
         receiving(settings, [secret], providers.current, recorder) as receive,
-        _served(launch, probes, lambda app: (unsubscribe(app), receive(app))),
+        tracking(settings, [secret], recorder) as track,
+        _served(launch, probes, lambda app: (unsubscribe(app), receive(app), track(app))),
     ):
         await run_delivery(
             kafka=kafka,
@@ -310,6 +312,7 @@ async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
             stop=stop,
             receipts_base_url=settings.receipts_base_url,
             dkim=dkim,
+            tracking_base_url=settings.tracking_base_url,
             config=providers.current,
             metrics=recorder,
             ready=ready,

@@ -199,6 +199,8 @@ DELIVERY_HELP: Mapping[str, str] = {  # by the name under which delivery counts
     "unsubscribe_requests": "Requests to unsubscribe links by status.",
     "receipt_requests": "Requests of providers that tell what came of a message, by status.",
     "receipts_told": "What providers told, by type of the event.",
+    "tracking_requests": "Clicks and opens by kind and status.",
+    "tracking_lost": "Clicks and opens that could not be written.",
     "delivery_under_way": "Commands between reading and the end.",
     "delivery_provider_up": "0 while the provider does not answer.",
     "delivery_delay_ms": "From the append of the deciding record until the provider took the message.",
@@ -216,7 +218,11 @@ class DeliveryRecorder:
             "unsubscribe_requests": {},
             "receipt_requests": {},
             "receipts_told": {},
-            **{name: {(): 0} for name in ("delivery_repeated", "delivery_uncertain", "delivery_cancel_late")},
+            "tracking_requests": {},
+            **{
+                name: {(): 0}
+                for name in ("delivery_repeated", "delivery_uncertain", "delivery_cancel_late", "tracking_lost")
+            },
         }
         self._gauges: dict[str, dict[tuple[tuple[str, str], ...], float]] = {
             "delivery_under_way": {},
