@@ -11,6 +11,7 @@ from schemas.unsubscribe import Leaving, unsubscribe_url
 from sinks.channels.base import Needs
 from sinks.dkim import DkimSigner
 from sinks.mime import Mail, Sender, build
+from sinks.reports import HEADER, reference_header
 from sinks.templates import Content, Templates
 from sinks.tracking import Tracking
 
@@ -39,7 +40,8 @@ class Message:
         if self.tracking_base_url:
             tracking = Tracking(self.tracking_base_url, self.unsubscribe_secret)
             rendered = tracking.tracked(rendered, command, at_ms, url)
-        mail = build(command, rendered, self.sender, url, self.unsubscribe_mailto)
+        headers = {HEADER: reference_header(self.unsubscribe_secret, command)}
+        mail = build(command, rendered, self.sender, url, self.unsubscribe_mailto, headers)
         if self.dkim is None:
             return mail
         return replace(mail, content=self.dkim.sign(mail.content, command.decided_at_ms // 1000))

@@ -6,6 +6,7 @@ mail byte for byte, with the same Message-ID, and a receiving system that drops 
 
 import email.policy
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.header import Header
@@ -142,6 +143,7 @@ def build(
     sender: Sender,
     unsubscribe_url: str,
     unsubscribe_mailto: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Mail:
     """Build the mail of a command.
 
@@ -151,6 +153,7 @@ def build(
         sender: the From header and the envelope's sender.
         unsubscribe_url: one-click URL (RFC 8058), for category `marketing` only; at most 800 characters.
         unsubscribe_mailto: an address that takes unsubscriptions, for programs without HTTPS.
+        headers: more of them, each in one line.
 
     Raises:
         AddressError: the command's address is none.
@@ -173,6 +176,8 @@ def build(
         mail["List-Unsubscribe"] = ways
         mail["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
     mail["X-Tidings-Command-Id"] = ident.partition("@")[0]
+    for name, value in (headers or {}).items():
+        mail[name] = value
     # Google's Feedback Loop: up to three free identifiers, the last one is the sender's.
     mail["Feedback-ID"] = ":".join(
         (_word(command.campaign), _word(command.category), _word(command.channel), "tidings")

@@ -1,4 +1,4 @@
-"""What delivery adds to mails: signatures of the domain."""
+"""What delivery adds to mails: signatures of the domain, and what their bounces are known by."""
 
 import asyncio
 from collections.abc import Iterator
@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from schemas.references import read_reference, reference_of
+from sinks.reports import read_report
 from tests.agents.delivery_lab import Lab, send_command, until
 from tests.sinks.test_dkim import SIGNER, verifies
+from tests.sinks.test_reports import dsn
 from tidings.smtp_server import DROP_AFTER
 
 
@@ -33,3 +36,12 @@ async def test_without_a_key_mails_bear_no_signature(lab: Lab) -> None:
     async with lab.running():
         await until(lambda: lab.smtp.received == 1)
     assert b"DKIM-Signature" not in lab.smtp.mails[0].content
+
+
+async def test_a_mail_carries_what_its_bounce_is_known_by(lab: Lab) -> None:
+    command = send_command(1)
+    lab.write(command)
+    async with lab.running():
+        await until(lambda: lab.smtp.received == 1)
+    report = read_report(dsn(returned=lab.smtp.mails[0].content))
+    assert report is not None and read_reference([b"s" * 32], report.token) == reference_of(command)

@@ -3,6 +3,7 @@
 import email
 import email.policy
 from email.message import EmailMessage
+from typing import Any
 
 import msgspec
 import pytest
@@ -32,7 +33,7 @@ SENDER = Sender.parse("Магазин у дома <news@shop.example>")
 URL = "https://shop.example/unsubscribe/" + "t" * 180
 
 
-def made(command: SendMessage = COMMAND, rendered: Rendered = RENDERED, **kwargs: str) -> EmailMessage:
+def made(command: SendMessage = COMMAND, rendered: Rendered = RENDERED, **kwargs: Any) -> EmailMessage:
     parsed = email.message_from_bytes(
         build(command, rendered, SENDER, URL, **kwargs).content, policy=email.policy.default
     )

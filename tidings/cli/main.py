@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "produce": ("tidings.cli.produce", "produce", "Send a file of events to the broker."),
     "sql": ("tidings.cli.sql", "sql", "Ask ClickHouse."),
     "providers": ("tidings.cli.providers", "providers", "Check who carries which channel."),
+    "receipts": ("tidings.cli.receipts", "receipts", "Take bounces and complaints that came by mail."),
     "topics": ("tidings.cli.topics", "topics", "Create, show and check topics."),
     "clickhouse": ("tidings.cli.clickhouse", "clickhouse", "Migrate and inspect the analytics database."),
     "campaigns": ("tidings.cli.campaigns", "campaigns", "List, publish and withdraw campaigns."),
