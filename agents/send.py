@@ -14,11 +14,10 @@ from typing import Any
 from agents.lanes import ALL_LANES
 from agents.send_lane import Delivery, Limits, Parts
 from agents.send_one import Metrics, NoMetrics
-from agents.send_page import Message
+from agents.send_page import MailExtras, Message
 from schemas.commands import LANES, TRIGGER
 from schemas.errors import OperatorError
 from sinks.channels.config import ProvidersConfig
-from sinks.dkim import DkimSigner
 from sinks.email import SmtpServer
 from sinks.mime import Sender
 from sinks.retry import Backoff
@@ -39,8 +38,7 @@ async def run_delivery(
     smtp_password: str = "",
     unsubscribe_mailto: str | None = None,
     receipts_base_url: str = "",
-    dkim: DkimSigner | None = None,
-    tracking_base_url: str = "",
+    extras: MailExtras | None = None,
     config: Callable[[], ProvidersConfig] = ProvidersConfig,
     lanes: Sequence[str] = LANES,
     backoff: Backoff | None = None,
@@ -64,8 +62,7 @@ async def run_delivery(
         unsubscribe_mailto: an address that takes unsubscriptions; None leaves it out of the header.
         receipts_base_url: where providers tell what came of a message, "/", provider, "/", a token of
             `schemas.references`; empty: they are not asked to.
-        dkim: signs mails; None: nobody here does.
-        tracking_base_url: links of marketing mail lead through it; empty: they stay as they are.
+        extras: what mails get besides; None: nothing.
         config: gives the providers; asked once a second, and the same object means that nothing has changed.
         lanes: which this process serves.
         backoff: between attempts; None: the defaults of `Backoff`.
@@ -89,8 +86,7 @@ async def run_delivery(
         unsubscribe_secret,
         unsubscribe_mailto,
         receipts_base_url,
-        dkim,
-        tracking_base_url,
+        extras or MailExtras(),
     )
     parts = Parts(server, message, config, backoff or Backoff(), limits or Limits(), metrics or NoMetrics())
     config()  # a fault in it shows before anything else starts

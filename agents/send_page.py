@@ -17,6 +17,16 @@ from sinks.tracking import Tracking
 
 
 @dataclass(frozen=True, slots=True)
+class MailExtras:
+    """What mails get besides: `dkim` signs them (None: nobody here does), links of marketing mail lead through
+    `tracking_base_url` (empty: they stay as they are).
+    """
+
+    dkim: DkimSigner | None = None
+    tracking_base_url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """Turns a command into what is sent."""
 
@@ -26,8 +36,7 @@ class Message:
     unsubscribe_secret: bytes
     unsubscribe_mailto: str | None = None
     receipts_base_url: str = ""
-    dkim: DkimSigner | None = None
-    tracking_base_url: str = ""
+    extras: MailExtras = MailExtras()
 
     def mail(self, command: SendMessage, at_ms: int) -> Mail:
         """Render a command's mail; `at_ms`: now.
@@ -37,14 +46,14 @@ class Message:
         """
         url = self._unsubscribe_url(command)
         rendered = self.templates.render(command.template, self._values(command, url))
-        if self.tracking_base_url:
-            tracking = Tracking(self.tracking_base_url, self.unsubscribe_secret)
+        if self.extras.tracking_base_url:
+            tracking = Tracking(self.extras.tracking_base_url, self.unsubscribe_secret)
             rendered = tracking.tracked(rendered, command, at_ms, url)
         headers = {HEADER: reference_header(self.unsubscribe_secret, command)}
         mail = build(command, rendered, self.sender, url, self.unsubscribe_mailto, headers)
-        if self.dkim is None:
+        if self.extras.dkim is None:
             return mail
-        return replace(mail, content=self.dkim.sign(mail.content, command.decided_at_ms // 1000))
+        return replace(mail, content=self.extras.dkim.sign(mail.content, command.decided_at_ms // 1000))
 
     def content(self, command: SendMessage, needs: Needs) -> Content:
         """Render the parts of a command's message that is no mail.

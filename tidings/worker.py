@@ -267,6 +267,7 @@ async def _run_engine(launch: Launch, stop: asyncio.Event) -> None:
 
 async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
     from agents.send import run_delivery
+    from agents.send_page import MailExtras
     from tidings.providers import ProvidersFile
     from tidings.web.receipts import receiving
     from tidings.web.tracking import tracking
@@ -311,8 +312,7 @@ async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
             unsubscribe_secret=secret,
             stop=stop,
             receipts_base_url=settings.receipts_base_url,
-            dkim=dkim,
-            tracking_base_url=settings.tracking_base_url,
+            extras=MailExtras(dkim, settings.tracking_base_url),
             config=providers.current,
             metrics=recorder,
             ready=ready,

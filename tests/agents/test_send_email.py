@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from agents.send_page import MailExtras
 from schemas.references import read_reference, reference_of
 from sinks.reports import read_report
 from tests.agents.delivery_lab import Lab, send_command, until
@@ -25,7 +26,7 @@ async def test_mails_are_signed_and_a_second_attempt_is_the_same_mail(lab: Lab) 
     answers = iter([DROP_AFTER])
     lab.smtp.rule = lambda recipient, ident: next(answers, None)
     lab.write(send_command(1))
-    async with lab.running(dkim=SIGNER):
+    async with lab.running(extras=MailExtras(SIGNER)):
         await until(lambda: lab.lag() == 0)
     first, second = (mail.content for mail in lab.smtp.mails)
     assert first == second and await asyncio.to_thread(verifies, first)
