@@ -18,8 +18,10 @@ from sinks.tracking import Tracking
 
 @dataclass(frozen=True, slots=True)
 class MailExtras:
-    """What mails get besides: `dkim` signs them (None: nobody here does), links of marketing mail lead through
-    `tracking_base_url` (empty: they stay as they are).
+    """What mails get besides.
+
+    `dkim` signs them; None: nobody here does. Links of marketing mail lead through `tracking_base_url`; empty: they
+    stay as they are.
     """
 
     dkim: DkimSigner | None = None

@@ -95,6 +95,20 @@ def revocation(leaving: Leaving, at_ms: int) -> Event:
     )
 
 
+def choice(leaving: Leaving, channel: str, granted: bool, at_ms: int) -> Event:
+    """Make the event of a choice in the preference centre. Each counts, in the order in which they were made."""
+    kind = "consent.granted" if granted else "consent.revoked"
+    return Event(
+        type=kind,
+        occurred_at_ms=at_ms,
+        event_id=h128(kind, leaving.command_id, channel, str(at_ms)),
+        member_id=leaving.member_id,
+        data={"channel": channel, "source": "preference-centre", "proof": leaving.command_id},
+        source="tidings-unsubscribe",
+        causation_id=leaving.command_id,
+    )
+
+
 def _signature(secret: bytes, body: bytes) -> bytes:
     return hmac.digest(secret, _CONTEXT + body, hashlib.sha256)[:SIGNATURE_BYTES]
 

@@ -31,7 +31,7 @@ class Tracking:
     secret: bytes
 
     def tracked(self, rendered: Rendered, command: SendMessage, at_ms: int, direct: str) -> Rendered:
-        """Rewrite a message; `at_ms`: now; `direct`: the one URL that stays, of the unsubscribe page."""
+        """Rewrite a message; `at_ms`: now; `direct`: begins URLs that stay: the unsubscribe link."""
         if command.category != TRACKED:
             return rendered
         message = reference_of(command)
@@ -39,7 +39,7 @@ class Tracking:
 
         def lead(link: str) -> str | None:
             url = web_url(link)
-            if url is None or link.strip() == direct:
+            if url is None or link.strip().startswith(direct):
                 return None
             link_id = ids.setdefault(url, str(len(ids) + 1))
             track = Track(FORMAT, CLICK, message, at_ms, link_id, url)

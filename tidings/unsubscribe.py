@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from schemas.events import Event
 from schemas.unsubscribe import TokenError, revocation, verify
 
-_PAGE = """<!doctype html>
+PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <meta name="robots" content="noindex"><title>{title}</title>
 <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:32em;margin:4em auto;padding:0 1em}}
@@ -42,21 +42,22 @@ def answer(method: str, token: str, secrets: Sequence[bytes], now_ms: int) -> An
         leaving = verify(secrets, token)
     except TokenError:
         text = "<p>This link is not complete. Please use the link in your message again.</p>"
-        return Answer(404, _PAGE.format(title="Not found", body=text))
+        return Answer(404, PAGE.format(title="Not found", body=text))
     if method == "POST":
         text = "<p>You will get no more of these messages.</p>"
-        return Answer(200, _PAGE.format(title="Unsubscribed", body=text), revocation(leaving, now_ms))
+        return Answer(200, PAGE.format(title="Unsubscribed", body=text), revocation(leaving, now_ms))
     if method in ("GET", "HEAD"):
         form = '<p>Do you want no more of these messages?</p><form method="post"><button>Unsubscribe</button></form>'
-        return Answer(200, _PAGE.format(title="Unsubscribe", body=form))
-    return Answer(405, _PAGE.format(title="Not allowed", body=""))
+        form += f'<p><a href="{token}/choices">More choices</a></p>'  # verified: nothing in it needs to be escaped
+        return Answer(200, PAGE.format(title="Unsubscribe", body=form))
+    return Answer(405, PAGE.format(title="Not allowed", body=""))
 
 
 def not_written() -> Answer:
     """Answer a POST whose event could not be written: it has not happened, and the mail program may ask again."""
-    return Answer(503, _PAGE.format(title="Not yet", body="<p>Please try again in a moment.</p>"))
+    return Answer(503, PAGE.format(title="Not yet", body="<p>Please try again in a moment.</p>"))
 
 
 def too_large() -> Answer:
     """Answer a request with a body that no mail program sends."""
-    return Answer(413, _PAGE.format(title="Too large", body=""))
+    return Answer(413, PAGE.format(title="Too large", body=""))

@@ -39,6 +39,7 @@ from tidings.web.prometheus import DeliveryRecorder, sink_families
 from tidings.web.routes import Probes, cannot_listen, serve
 
 if TYPE_CHECKING:
+    from sinks.channels.config import ProvidersConfig
     from sinks.dkim import DkimSigner
 
 ENGINE, DELIVERY, SINK = "engine", "delivery", "sink"
@@ -295,7 +296,7 @@ async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
         recorder.families,
     )
     async with (
-        unsubscribing(settings, [secret], recorder) as unsubscribe,
+        unsubscribing(settings, [secret], recorder, lambda: _reaching(providers.current())) as unsubscribe,
         receiving(settings, [secret], providers.current, recorder) as receive,
         tracking(settings, [secret], recorder) as track,
         _served(launch, probes, lambda app: (unsubscribe(app), receive(app), track(app))),
@@ -317,6 +318,12 @@ async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
             metrics=recorder,
             ready=ready,
         )
+
+
+def _reaching(config: "ProvidersConfig") -> list[str]:
+    """List the channels that reach a member: e-mail first, then those of the providers' file; no webhook."""
+    carried = {channel for routes in config.lanes.values() for channel in routes}
+    return ["email", *sorted(carried - {"email", "webhook"})]
 
 
 def unsubscribe_secret(settings: Settings) -> bytes:

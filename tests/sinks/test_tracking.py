@@ -55,7 +55,7 @@ def test_a_link_of_html_leads_where_it_led(tag: str, url: str) -> None:
     [
         '<a href="mailto:shop@shop.example">', '<a href="tel:+49151">', '<a href="#top">', '<a href="">', "<a>",
         '<a href="javascript:alert(1)">', '<a href="//shop.example/x">', '<a href="https://магазин.example/">',
-        f'<a href="{LEAVE}">', '<img src="https://shop.example/x.png">', "<abbr href='https://shop.example'>",
+        f'<a href="{LEAVE}">', f'<a href="{LEAVE}/choices">', '<img src="https://shop.example/x.png">', "<abbr href='https://shop.example'>",
         f'<a href="https://shop.example/{"x" * 2_000}">',
         '<a href="https://shop.example/\n\tx">', '<a href="https://[">',
     ],

@@ -23,7 +23,8 @@ OPEN = frozenset({"/health", "/ready"})
 UNSUBSCRIBE = "/u/{token}"  # open as well: RFC 8058 wants no login, the address itself is the key
 RECEIPTS = "/r/{provider}/{token}"  # likewise: a provider has no token but the one in its address
 LINK, PIXEL = "/c/{token}", "/o/{token}"  # likewise: tracked links and the pixel of a mail
-KEYED = frozenset({UNSUBSCRIBE, RECEIPTS, LINK, PIXEL})
+CHOICES = UNSUBSCRIBE + "/choices"  # the preference centre, by the same key
+KEYED = frozenset({UNSUBSCRIBE, CHOICES, RECEIPTS, LINK, PIXEL})
 RETRY_AFTER_S = "1"
 STOP_S = 2.0
 

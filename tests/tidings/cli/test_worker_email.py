@@ -1,4 +1,4 @@
-"""A mail of a real worker: signed by the domain, its link followed to a click on `events`, over processes."""
+"""A mail of a real worker: signed by the domain, its links followed to events, over processes."""
 
 import re
 import time
@@ -59,12 +59,16 @@ def test_a_signed_mail_leads_a_click_to_the_page_and_to_the_log(tmp_path: Path) 
             mail = smtp.mails[0]
             assert verifies(mail.content)
             text = mail.parsed().get_content()
-            assert str(mail.parsed()["List-Unsubscribe"]).strip("<>") in text
+            leave = str(mail.parsed()["List-Unsubscribe"]).strip("<>")
+            assert leave in text
+            with urllib.request.urlopen(f"{leave}/choices", data=b"email=no", timeout=15) as page:
+                assert b"Your choices are kept" in page.read()
             path = re.search(r"https://t\.shop\.example(/c/\S+)", text)
             assert path is not None and "https://shop.example/cart" not in text
             assert location(line.rpartition("web ")[2].strip() + path[1]) == (302, "https://shop.example/cart?id=7")
 
-        clicks = [decode_event(m.value()) for m in read_topic(broker.bootstrap, EVENTS, PARTITIONS)]
-        (click,) = [event for event in clicks if event.type == "engagement.clicked"]
+        found = [decode_event(m.value()) for m in read_topic(broker.bootstrap, EVENTS, PARTITIONS)]
+        (click,) = [event for event in found if event.type == "engagement.clicked"]
+        assert [event.data["channel"] for event in found if event.type == "consent.revoked"] == ["email"]
         assert (click.member_id, click.data["command_id"]) == ("m1", COMMAND.command_id)
         assert click.data["url"] == "https://shop.example/cart?id=7"

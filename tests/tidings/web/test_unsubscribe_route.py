@@ -118,3 +118,21 @@ async def test_a_made_up_link_a_large_body_and_other_methods_do_nothing(base: st
 async def test_only_links_themselves_are_open(base: str, path: str) -> None:
     async with aiohttp.ClientSession() as session, session.get(URL(base + path, encoded=True)) as got:
         assert got.status == 401
+
+
+async def test_choices_are_written_before_they_are_confirmed(base: str, log: Log) -> None:
+    url = f"{base}/u/{TOKEN}/choices"
+    status, body, headers = await ask(url)
+    assert (status, log.events) == (200, []) and 'name="email"' in body and "no-referrer" in headers["Referrer-Policy"]
+    status, body, _ = await ask(url, "POST", b"email=yes")
+    assert status == 200 and "Your choices are kept" in body
+    assert [(event.type, event.data["channel"]) for event in log.events] == [("consent.granted", "email")]
+    log.fault = KafkaException(KafkaError(KafkaError.INVALID_RECORD))
+    status, body, headers = await ask(url, "POST", b"email=no")
+    assert (status, headers["Retry-After"]) == (503, "1") and "are kept" not in body
+
+
+async def test_choices_of_a_made_up_link_or_a_large_body_do_nothing(base: str, log: Log) -> None:
+    assert (await ask(f"{base}/u/{TOKEN[:-4]}/choices", "POST", b"email=yes"))[0] == 404
+    assert (await ask(f"{base}/u/{TOKEN}/choices", "POST", b"email=yes&" + b"x" * BODY_BYTES_MAX))[0] == 413
+    assert log.events == []
