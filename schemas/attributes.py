@@ -126,7 +126,6 @@ segment_id text The segment.
 session_id text The visit.
 shipping number Cost of delivery.
 shipping_method text How it is delivered.
-sign text What told that a machine clicked or opened: head, prefetch, no_user_agent, robot, loader, too_soon.
 sku text Stock keeping unit.
 source text Where it came from.
 status text Status reached.

@@ -126,8 +126,8 @@ delivery.expired | @delivery | The message was too old to be of use.
 delivery.failed | @delivery | We could not hand the message over.
 delivery.cancelled | @delivery | The message was called back before it left.
 delivery.unknown | @delivery | No receipt came in time.
-engagement.opened | @engagement machine sign | The message was opened.
-engagement.clicked | @engagement link_id url bot sign | A link of the message was clicked.
+engagement.opened | @engagement machine reason | The message was opened.
+engagement.clicked | @engagement link_id url bot reason | A link of the message was clicked.
 engagement.read | @engagement | The message was read.
 engagement.replied | @engagement text | The member replied.
 engagement.answered | @engagement question_id answer | The member answered a question in the message.

@@ -114,7 +114,7 @@ def tracked_event(track: Track, at_ms: int, sign: str) -> Event:
             "attribution_window_ms": message.attribution_window_ms,
         }
         | ({"link_id": track.link_id, "url": track.url, "bot": bool(sign)} if click else {"machine": bool(sign)})
-        | ({"sign": sign} if sign else {}),
+        | ({"reason": sign} if sign else {}),
     )
 
 

@@ -15,11 +15,13 @@ from agents.wiring import create_engine_app
 from streams.engine import PartitionEngine
 from tables.rocks import RocksResources
 from tidings.web.engine import install_engine
-from tidings.web.routes import OPEN, UNSUBSCRIBE, Probes, install
+from tidings.web.routes import CHOICES, LINK, OPEN, PIXEL, UNSUBSCRIBE, Probes, install
+from tidings.web.tracking import Tracks, install_tracking
 from tidings.web.unsubscribe import install_unsubscribe
 
 TOKEN = "the-t0ken"
-ENDPOINTS = {"/health", "/ready", "/metrics", "/campaigns", "/members/{member_id}", UNSUBSCRIBE}
+KEYS = {UNSUBSCRIBE, CHOICES, LINK, PIXEL}  # open, and the address itself is the key
+ENDPOINTS = {"/health", "/ready", "/metrics", "/campaigns", "/members/{member_id}", *KEYS}
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
 # A caller who has not the token: nothing, near misses, other schemes, and places where a token does not belong.
 WRONG: dict[str, dict[str, str]] = {
@@ -55,6 +57,7 @@ def delivery() -> web.Application:
     app = web.Application()
     install(app, Probes("delivery", lambda: None, list), TOKEN)
     install_unsubscribe(app, [b"s" * 32], nowhere, NoMetrics())
+    install_tracking(app, Tracks([b"s" * 32], nowhere, NoMetrics()))
     return app
 
 
@@ -97,7 +100,7 @@ def test_the_endpoints_are_those_that_this_test_knows(engine: web.Application) -
 @pytest.mark.parametrize("wrong", WRONG)
 async def test_without_the_token_a_closed_route_says_nothing(engine: web.Application, role: str, wrong: str) -> None:
     app = engine if role == "engine" else delivery()
-    closed = routes(app) - OPEN - {UNSUBSCRIBE}
+    closed = routes(app) - OPEN - KEYS
     async with served(app) as base:
         for path in sorted(closed):
             await assert_closed(base, path.replace("{member_id}", "m-1"), WRONG[wrong])
@@ -131,7 +134,9 @@ async def test_an_open_route_says_the_same_to_everybody_and_nothing_of_members(e
 @pytest.mark.parametrize("method", METHODS)
 async def test_a_link_that_we_did_not_sign_writes_nothing(link: str, method: str) -> None:
     async with served(delivery()) as base, aiohttp.ClientSession() as session:
-        url = URL(f"{base}/u/{link}", encoded=True)
-        async with session.request(method, url, data=b"x" if method == "POST" else None) as got:
-            assert got.status in (401, 404, 405)
-            assert TOKEN not in await got.text()
+        for key in KEYS:
+            url = URL(base + key.replace("{token}", link), encoded=True)
+            data = b"email=no" if method == "POST" else None
+            async with session.request(method, url, data=data, allow_redirects=False) as got:
+                assert got.status in (401, 404, 405), key
+                assert TOKEN not in await got.text() and "Location" not in got.headers

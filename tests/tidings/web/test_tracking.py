@@ -89,7 +89,7 @@ async def test_a_click_leads_on_and_is_an_event_that_names_the_whole_message(bas
         "command_id": COMMAND.command_id, "campaign": "cart", "version": "v1", "instance_id": "i1", "step": "send",
         "channel": "email", "link_id": "1", "url": PAGE, "bot": False,
     }  # fmt: skip
-    assert wanted.items() <= event.data.items() and "sign" not in event.data
+    assert wanted.items() <= event.data.items() and "reason" not in event.data
     assert "127.0.0.1" not in str(event) and "Mozilla" not in str(event)
 
 
@@ -170,7 +170,7 @@ async def test_a_link_pressed_twice_is_one_click_and_a_scanner_does_not_stand_fo
     await ask(url, "HEAD")
     for _ in range(3):
         await ask(url)
-    assert [(event.data["bot"], event.data.get("sign")) for event in log.events] == [(True, "head"), (False, None)]
+    assert [(event.data["bot"], event.data.get("reason")) for event in log.events] == [(True, "head"), (False, None)]
     monkeypatch.setattr(time, "time_ns", lambda: 1_700_000_060_000_000_000)
     await ask(url)
     assert len({event.event_id for event in log.events}) == 3
