@@ -17,6 +17,7 @@ from schemas.references import reference_of, sign_reference
 from schemas.tracking import CLICK, FORMAT, OPEN, Track, UnknownTrack, read_track, sign_track
 from schemas.unsubscribe import Leaving, sign
 from tests.sinks.test_mime import COMMAND
+from tidings.config import Settings
 from tidings.web import tracking as module
 from tidings.web.prometheus import DeliveryRecorder, render
 from tidings.web.routes import Probes, serve
@@ -195,3 +196,15 @@ async def test_a_link_pressed_twice_is_one_click_and_a_scanner_does_not_stand_fo
 )  # fmt: skip
 def test_what_tells_a_machine(method: str, headers: dict[str, str], since_ms: int, sign: str) -> None:
     assert machine_sign(method, CIMultiDict(headers), since_ms) == sign
+
+
+async def test_the_redirect_works_while_no_broker_is_there_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "END_S", 0.05)
+    nobody = Settings.from_env({"TIDINGS_BROKER": "127.0.0.1:9"})
+    metrics = DeliveryRecorder()
+    async with module.tracking(nobody, [SECRET], metrics) as install_it:
+        runner = await serve(Probes("delivery", lambda: None, lambda: []), "t0ken", "127.0.0.1", 0, install_it)
+        status, _, headers = await ask(f"http://127.0.0.1:{runner.addresses[0][1]}/c/{token()}")
+        await runner.cleanup()
+    assert (status, headers["Location"]) == (302, PAGE)
+    assert "tidings_tracking_lost_total 1" in render(metrics.families())
