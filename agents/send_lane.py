@@ -42,7 +42,8 @@ class Limits:
     """Bounds of what one process holds at a time, in each lane."""
 
     connections: int = 8  # to the mail server of the settings; other providers have their own
-    held: int = 10_000  # commands between reading and the end
+    under_way: int = 1_000  # commands between reading and the end, without those that wait for another attempt
+    waiting: int = 10_000  # those that wait, too
     total_bytes: int = 32 << 20  # of all their records
 
 
@@ -160,7 +161,11 @@ class Delivery:
         return [part.number for part in self._parts.values() if part.start >= 0]
 
     def _room(self) -> int:
-        return 0 if self._bytes >= self._limits.total_bytes else self._limits.held - len(self._jobs)
+        if self._bytes >= self._limits.total_bytes:
+            return 0
+        held = len(self._jobs)
+        waiting = sum(1 for job in self._jobs if job.waiting) if held >= self._limits.under_way else 0
+        return min(self._limits.under_way - held + waiting, self._limits.waiting - held)
 
     def _begin(self, messages: Sequence[KafkaMessage]) -> None:
         for message in messages:
@@ -220,7 +225,9 @@ class Delivery:
         self._bytes += job.size
         try:
             if before is not None:
+                job.waiting = True
                 await _ended(before)
+                job.waiting = False
             await self._courier.deliver(job)
         finally:
             self._jobs.discard(job)

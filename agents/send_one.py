@@ -78,6 +78,7 @@ class Job:
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     cancel_reason: str = ""
     busy: bool = False  # between the record before the provider call and the one after it
+    waiting: bool = False  # for its next attempt, or for the record before
     first_ms: int = 0
     attempt: int = 0
     provider: str = ""  # that was asked last
@@ -282,8 +283,10 @@ class Courier:
 
     async def _wait(self, job: Job, delay_ms: int) -> None:
         """Wait until the time has come or the command is called back."""
+        job.waiting = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(job.cancelled.wait(), max(0.0, delay_ms / 1000))
+        job.waiting = False
 
     def _entry(self, job: Job, status: str, outcome: Outcome | None = None) -> Entry:
         said = outcome or Outcome(status, 0, "")

@@ -83,7 +83,7 @@ async def test_a_worker_without_the_local_store_learns_from_the_topic_what_was_s
 async def test_while_the_server_is_away_commands_wait_in_kafka_and_all_arrive_once_after(lab: Lab) -> None:
     lab.smtp.stop()
     lab.write(*(send_command(n) for n in range(100)))
-    async with lab.running(Limits(connections=2, held=10)):
+    async with lab.running(Limits(connections=2, under_way=10)):
         await asyncio.sleep(2)
         assert lab.lag() == 100  # nothing done, at most 10 of them in memory
         lab.smtp.start()
@@ -137,8 +137,8 @@ async def test_temporary_refusals_are_tried_again_a_bounded_number_of_times(lab:
 async def test_a_message_that_waits_for_its_next_attempt_holds_up_nobody(lab: Lab) -> None:
     lab.smtp.rule = lambda recipient, ident: "451 4.7.1 later" if recipient < "u5" else None
     lab.write(*(send_command(n) for n in range(10)))
-    async with lab.running(Limits(held=2), Backoff(base_ms=60_000, cap_ms=60_000)):
-        await until(lambda: lab.smtp.received >= 5)
+    async with lab.running(Limits(under_way=2), Backoff(base_ms=60_000, cap_ms=60_000)):
+        await until(lambda: lab.smtp.received >= 5, 20)  # before the others' next attempt, 30 s at the soonest
 
 
 async def test_a_deferred_message_goes_on_with_its_count_after_a_restart(lab: Lab) -> None:

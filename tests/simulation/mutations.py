@@ -191,7 +191,11 @@ MUTATIONS = [
     Mutation(
         "gathering while closing",
         "an epoch gathers nothing from a queue of which batches may have been dropped",
-        lambda: rewrite(engine_worker.PartitionTask, "_compute", ("(self.closing or self._incoming.empty())", "self._incoming.empty()")),
+        lambda: rewrite(
+            engine_worker.PartitionTask,
+            "_compute",
+            ("(self.closing or self._incoming.empty())", "self._incoming.empty()"),
+        ),
     ),
     # The lease's two rules stand in for one another at a pause: each shows only without the other.
     Mutation(
