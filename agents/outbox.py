@@ -84,7 +84,8 @@ class Outbox:
         Raises:
             StateError: the broker refuses a member record as too large.
         """
-        entries: list[Entry] = [(key, value, []) for key, value in epoch.members.items()]
+        entries: list[Entry] = [(key, value, []) for key, value in epoch.meta_first.items()]
+        entries += [(key, value, []) for key, value in epoch.members.items()]
         entries += [(key, value, []) for key, value in epoch.meta.items()]
         if not entries:
             return None

@@ -1,6 +1,7 @@
 """From a command and what came of it to the receipt on `events`: pure."""
 
 from agents.delivery_state import Entry
+from schemas.address import address_digest
 from schemas.commands import SendMessage
 from schemas.events import Event
 from schemas.ids import h128
@@ -33,6 +34,7 @@ def receipt(command: SendMessage, entry: Entry, provider: str, provider_message_
             "reason": entry.reason,
             "detail": entry.detail,
             "template": command.template,
+            "address_digest": address_digest(command.channel, command.address),
             "attribution_window_ms": command.attribution_window_ms,
         }
         | ({"kind": "hard" if entry.reason == "recipient_refused" else "block"} if entry.status == "bounced" else {}),

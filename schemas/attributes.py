@@ -33,6 +33,7 @@ _TABLE = """
 account_id text Points account, where a member has several.
 active_from text From when a lot of points may be spent.
 actor text Who did it by hand.
+address_digest text Names the address without spelling it (schemas/address.py).
 affiliation text Shop or partner the order came through.
 amount number Points or money that moved.
 answer any What was answered: text, a number, or a list of choices.
@@ -93,6 +94,7 @@ old number Value before the change.
 order_id text The order.
 origin object Where a lot came from: {kind, id}.
 outcome text How it ended.
+partitions number Partitions of the topic when policies were published.
 path text Path of the page.
 payment_id text The payment.
 payment_method text card, cash, …
@@ -143,8 +145,8 @@ until text Until when.
 url text Address of the page.
 value number Money.
 variant text Colour, size, … or a test's variant.
-version text Version of the campaign, poll, segment or app.
-yaml text Text of the campaign file.
+version text Version of the campaign, policies, poll, segment or app.
+yaml text Text of the campaign or policy file.
 """
 
 _ITEM = (

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from schemas.policy import PRIORITY
+
 if TYPE_CHECKING:
     from schemas.flow import Flow
 
@@ -27,7 +29,10 @@ class Limit(msgspec.Struct, frozen=True):
 
 
 class Send(msgspec.Struct, frozen=True):
-    """The message to send. `data`: name -> expression text, judged at the firing. `lane`: empty for its category's."""
+    """The message to send. `data`: name -> expression text, judged at the firing. `lane`: empty for its category's.
+
+    `topic` None: its category is its only topic.
+    """
 
     channel: str
     template: str
@@ -35,6 +40,8 @@ class Send(msgspec.Struct, frozen=True):
     category: str = "marketing"
     lifetime_ms: int = DEFAULT_LIFETIME_MS
     lane: str = ""
+    topic: str | None = None
+    priority: int = PRIORITY
 
 
 class Campaign(msgspec.Struct, frozen=True, kw_only=True):

@@ -31,8 +31,9 @@ _GROUPS = {
     "session_id",
     "@order": "order_id items total subtotal discount coupon currency channel",
     "@flow": "command_id campaign version instance_id channel template step variant",
-    "@delivery": "@flow status attempt provider provider_message_id code reason attribution_window_ms message_id",
-    "@engagement": "@flow provider provider_message_id message_id attribution_window_ms",
+    "@delivery": "@flow status attempt provider provider_message_id code reason attribution_window_ms message_id "
+    "address_digest",
+    "@engagement": "@flow provider provider_message_id message_id attribution_window_ms address_digest",
     "@points": "account_id currency entry_id lot_id amount remaining balance reason origin order_id receipt_id",
 }
 
@@ -152,6 +153,8 @@ tick | | The partition's clock moves; nothing else.
 campaign.published | campaign version yaml path | A campaign is live from this record on.
 campaign.withdrawn | campaign | A campaign ends at this record.
 campaign.suspended | campaign version | A campaign that raised too often stops on this partition.
+policy.published | version yaml path partitions | Policies hold from this record on, instead of those before.
+policy.withdrawn | | No policies hold from this record on.
 """
 
 

@@ -20,18 +20,19 @@ import msgspec  # noqa: E402 - found only after the lines above
 from agents.batching import HELD_BYTES_MAX, MAX_BATCH_BYTES, MAX_BATCH_RECORDS  # noqa: E402
 from agents.engine_worker import EPOCH_RECORDS, EPOCHS_IN_FLIGHT  # noqa: E402
 from agents.topics import DAY_MS, TOPICS  # noqa: E402
-from schemas import campaign, codec, reading  # noqa: E402
+from schemas import campaign, codec, policy, reading  # noqa: E402
 from schemas.attributes import ATTRIBUTES, ITEM  # noqa: E402
 from schemas.segment import NAMES  # noqa: E402
 from schemas.taxonomy import EVENT_TYPES  # noqa: E402
 from sinks import sandbox, templates  # noqa: E402
 from sinks.channels.kinds import KINDS  # noqa: E402
 from sinks.retry import Backoff  # noqa: E402
-from streams import campaign_keys, marks  # noqa: E402
+from streams import campaign_keys, history, marks  # noqa: E402
 from streams.flows import check as flow_check  # noqa: E402
 from streams.flows import loading  # noqa: E402
 from streams.patterns import check, durations, expressions, grammar, parser, plan, windows  # noqa: E402
 from streams.patterns.durations import format_duration  # noqa: E402
+from streams.policies import load, share  # noqa: E402
 from tables import member_state  # noqa: E402
 from tidings.config import documented  # noqa: E402
 
@@ -57,14 +58,14 @@ def topics() -> str:
     rows = []
     for spec in TOPICS:
         kept = spec.config.get("retention.ms")
-        policy = spec.config["cleanup.policy"].replace(",", " + ")
+        cleanup = spec.config["cleanup.policy"].replace(",", " + ")
         rows.append(
             (
                 _code(spec.name),
                 spec.key,
                 spec.value,
                 spec.config.get("message.timestamp.type", "the broker's default"),
-                policy + (f", {int(kept) // DAY_MS} d" if kept else ""),
+                cleanup + (f", {int(kept) // DAY_MS} d" if kept else ""),
                 f"{int(spec.config['max.message.bytes']):,} B" if "max.message.bytes" in spec.config else "default",
             )
         )
@@ -185,6 +186,24 @@ def flow_bounds() -> str:
     return _table(("What", "Bound", "At the bound"), [(a, str(b), c) for a, b, c in rows])
 
 
+def policy_bounds() -> str:
+    """List what bounds a policy file and what the arbiter remembers."""
+    rows: list[tuple[str, object]] = [
+        ("Caps", load.MAX_CAPS),
+        ("Count of a cap", f"1 to {load.MAX_CAP_COUNT}"),
+        ("Rolling span of a cap", f"up to {format_duration(load.MAX_CAP_SPAN_MS)}"),
+        ("Quiet hours", load.MAX_WINDOWS),
+        ("Budgets", load.MAX_BUDGETS),
+        ("Count of a budget", f"1 to {load.MAX_BUDGET:,}"),
+        ("`dedupe.address`", f"up to {format_duration(load.MAX_DEDUPE_MS)}"),
+        ("Addresses remembered per partition", f"{share.ADDRESSES_MAX:,}"),
+        ("Dead addresses remembered per member", member_state.DEAD_MAX),
+        ("Topics with a word of their own per channel", history.TOPICS_MAX),
+        ("`priority`", f"0 to {policy.PRIORITY_MAX}, {policy.PRIORITY} unless written"),
+    ]
+    return _table(("What", "Bound or default"), [(a, str(b)) for a, b in rows])
+
+
 def template_bounds() -> str:
     """List what bounds a template."""
     rows: list[tuple[str, object]] = [
@@ -239,6 +258,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pattern-bounds": pattern_bounds,
     "campaign-bounds": campaign_bounds,
     "flow-bounds": flow_bounds,
+    "policy-bounds": policy_bounds,
     "template-bounds": template_bounds,
     "epoch-bounds": epoch_bounds,
     "functions": functions,

@@ -25,18 +25,18 @@ def record_touch(member: Member, event: Event, e: int) -> None:
     member.touches = [*member.touches, [e, *text, window]][-TOUCHES_MAX:]
 
 
-def credit(member: Member, event: Event, event_id: str, e: int, caused_at_ms: int) -> Attribution | None:
-    """Credit a conversion to the latest touch whose window holds it: `touch <= e < touch + window`; else None."""
+def credit(member: Member, event: Event, event_id: str, e: int, caused_at_ms: int) -> list[Attribution]:
+    """Credit a conversion to the latest touch whose window holds it: `touch <= e < touch + window`; else to none."""
     touch: Sequence[Any] | None = None
     for candidate in member.touches:
         if candidate[0] <= e < candidate[0] + candidate[6] and (touch is None or candidate[0] >= touch[0]):
             touch = candidate
     if touch is None:
-        return None
+        return []
     data = event.data
     value = data.get("total")
     currency, order = data.get("currency"), data.get("order_id", data.get("receipt_id"))
-    return Attribution(
+    credited = Attribution(
         attribution_id=attribution_id(event_id, touch[1], MODEL),
         member_id=member.member_id,
         campaign=touch[2],
@@ -55,6 +55,7 @@ def credit(member: Member, event: Event, event_id: str, e: int, caused_at_ms: in
         currency=currency if isinstance(currency, str) else None,
         order_id=str(order) if isinstance(order, str | int) else None,
     )
+    return [credited]
 
 
 def forget_stale_touches(member: Member, clock_ms: int, slack_ms: int) -> None:

@@ -14,6 +14,7 @@ from schemas.campaign import (
 )
 from schemas.commands import LANES
 from schemas.findings import ERROR, WARNING, Finding
+from schemas.policy import PRIORITY, PRIORITY_MAX
 from streams import marks
 from streams.patterns.durations import DAY_MS, HINT, format_duration, parse_duration
 from streams.patterns.nodes import Pos
@@ -43,7 +44,7 @@ KEYS = (
     "owner",
     "tags",
 )
-SEND_KEYS = ("channel", "template", "data", "category", "lane", "lifetime")
+SEND_KEYS = ("channel", "template", "data", "category", "lane", "lifetime", "topic", "priority")
 CHANNELS = ("email", "sms", "viber", "whatsapp", "push", "in_app", "webhook", "call", "bot", "pos")
 CATEGORIES = ("marketing", "transactional")
 MAX_PARALLEL = (
@@ -298,12 +299,14 @@ class Keys:
         category = inner.word("category", CATEGORIES) or CATEGORIES[0]
         lifetime = inner.duration("lifetime")
         lane = self._lane(inner)
+        topic = inner.identifier("topic") if "topic" in inner.found else None
+        priority = inner.priority()
         self.send_data = inner.expressions("data")
         if channel is None or (template is None and not templated):
             return None
         lasts = DEFAULT_LIFETIME_MS if lifetime is None else lifetime
         named = template.text if template is not None else ""
-        return Send(channel.text, named, {}, category, lasts, lane)
+        return Send(channel.text, named, {}, category, lasts, lane, topic, priority)
 
     @staticmethod
     def _lane(inner: "Keys") -> str:
@@ -315,6 +318,17 @@ class Keys:
         remedy = f"did you mean '{near}'?" if near else f"write {', '.join(LANES)}, or leave it out"
         inner.add("unknown-lane", "lane", f"there is no lane '{value.text[:40]}'", remedy)
         return ""
+
+    def priority(self) -> int:
+        """Take a priority."""
+        value = self.scalar("priority")
+        if value is None:
+            return PRIORITY
+        if not value.text.isascii() or not value.text.isdigit() or int(value.text[:9]) > PRIORITY_MAX:
+            message = f"priority is a number from 0 to {PRIORITY_MAX} (got '{value.text[:40]}')"
+            self.add("wrong-number", "priority", message, f"{PRIORITY} is that of campaigns that name none")
+            return PRIORITY
+        return int(value.text)
 
     def word(self, key: str, usual: tuple[str, ...]) -> str | None:
         """Take a word of the house: a slip of a usual one is an error, another one is allowed with a warning."""

@@ -12,6 +12,7 @@ import msgspec
 from schemas.campaign import Campaign
 from schemas.findings import ERROR, WARNING, Finding, errors
 from schemas.ids import h128
+from schemas.policy import PRIORITY
 from streams import marks
 from streams.campaign_keys import KEYS, Keys
 from streams.flows.loading import FlowLoader
@@ -24,6 +25,7 @@ from streams.patterns.parser import Reading, read_pattern
 
 MAX_FINDINGS = 100  # of one file; nobody reads more
 VERSION_DIGITS = 16
+LATER_SEND_KEYS = {"topic": None, "priority": PRIORITY}
 
 # Errors that say "this does nothing useful" of a text that still has one meaning. Publishing refuses them; a replay of
 # a recorded log runs the campaign all the same and shows them as warnings.
@@ -269,4 +271,7 @@ def version_of(campaign: Campaign, trees: dict[str, Any]) -> str:
         facts.pop(name, None)
     if facts.get("send"):
         facts["send"] = {**facts["send"], "data": None}
+        for name, default in LATER_SEND_KEYS.items():  # campaigns that do not use them keep the version they had
+            if facts["send"][name] == default:
+                del facts["send"][name]
     return h128(msgspec.json.encode([facts, trees], order="deterministic").decode())[:VERSION_DIGITS]

@@ -54,6 +54,7 @@ BECAUSE = (
     "cap",  # any of the next three
     *CAPS,
     "no_consent",
+    "topic_off",
     "no_address",
     "invalid_address",
 )

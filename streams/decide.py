@@ -22,7 +22,8 @@ from streams.policies.verdict import Verdict as Answer
 from tables.digests import add, digest_of_hex, holds
 from tables.member_state import FIRED_IDS_MAX, NOTES_MAX, Instance, Member, PlanState
 
-Arbiter = Callable[[MessageRequest, Any, int], Answer]
+Arbiter = Callable[[MessageRequest, Member, int], Answer]
+"""Judges a message for a member on a clock, and counts it if it may go: `streams/arbiter.py`."""
 
 
 class Place(msgspec.Struct, gc=False):
@@ -72,9 +73,9 @@ class Verdict(NamedTuple):
 
 
 def conclude(match: Match, state: PlanState, arbiter: Arbiter) -> Verdict:
-    """Judge a completed match: `if still`, then caps, then the arbiter. Records the firing for the caps.
+    """Judge a completed match: `if still`, then the campaign's caps, then the arbiter. Records the firing for the caps.
 
-    Only `if still` and caps decide whether it fires; a firing that consent or a missing address stops is a suppressed
+    Only `if still` and the campaign's caps decide whether it fires; a firing that the arbiter stops is a suppressed
     send, and counts for cooldown, limit and once like any other (docs/patterns.md).
     """
     campaign, instance, at = match.plan.campaign, match.instance, match.at
@@ -90,7 +91,7 @@ def conclude(match: Match, state: PlanState, arbiter: Arbiter) -> Verdict:
     send = campaign.send
     if send is None:
         return Verdict(describe(match, "eligible", "no_send"), firing)
-    answer = arbiter(_request(match, send), None, at.clock_ms)
+    answer = arbiter(_request(match, send), match.member, at.clock_ms)
     if isinstance(answer, Held) and answer.until_ms >= at.clock_ms + send.lifetime_ms:
         answer = Suppressed("expired", answer.inputs)
     if isinstance(answer, Suppressed):
@@ -129,7 +130,7 @@ def _request(match: Match, send: Send) -> MessageRequest:
         member_id=match.member.member_id, campaign=plan.id, version=plan.version, instance_id=match.instance_id,
         command_id=match.command_id, step=SEND_STEP, variant="", channel=send.channel, category=send.category,
         wanted_at_ms=at.clock_ms, lifetime_ms=send.lifetime_ms, timezone=plan.campaign.timezone,
-        profile=match.member.profile,
+        profile=match.member.profile, topic=send.topic, priority=send.priority,
     )  # fmt: skip
 
 

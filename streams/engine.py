@@ -6,6 +6,7 @@ result. Members live in an overlay that runs ahead of the store; the caller make
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from heapq import heappop, heappush
 from typing import Any
 
@@ -13,12 +14,14 @@ import msgspec
 
 from schemas.codec import decode_event, plain_events
 from schemas.errors import DecodeError
-from schemas.events import CONTROL_TYPES, TICK, Event, Record
+from schemas.events import CONTROL_TYPES, POLICY_PUBLISHED, TICK, Event, Record
 from schemas.ids import event_id_at
+from schemas.policy import Policy
 from schemas.records import DeadLetter
+from streams.arbiter import OWN, TIMERS, Arbiter, Judge
 from streams.attribution import CONVERSION_TYPES, TOUCH_TYPES, credit, forget_stale_touches, record_touch
 from streams.breaker import Breaker
-from streams.decide import Arbiter, Match, Place, conclude, conclude_firing, describe, lane_of_send
+from streams.decide import Match, Place, conclude, conclude_firing, describe, lane_of_send
 from streams.epoch import Epoch
 from streams.flows.run import Journeys
 from streams.history import FOLDED_TYPES, PROFILE_BYTES_MAX, ProfileFull, fold_profile, remember
@@ -27,12 +30,11 @@ from streams.patterns.match import COMPLETED, COUNTED_AS, SILENT, Moment, Outcom
 from streams.patterns.plan import MAX_AGE_MS, Plan
 from streams.patterns.start import try_start
 from streams.patterns.wait import begin_wait
-from streams.policies.contact import judge
 from streams.registry import META_CLOCK, Registry
 from streams.routes import Route
 from streams.schedule import arm_dates, fire_date, next_wake, queue_timers
 from streams.timers import Timers
-from streams.views import view_of
+from streams.views import Views
 from tables.codec import decode_member, encode_member
 from tables.digests import add, digest_of, holds
 from tables.hot import HOT_BYTES, HotMembers
@@ -47,7 +49,7 @@ _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[Any]).decode
 
 
-class PartitionEngine:
+class PartitionEngine(Views):
     """The pure core of one partition.
 
     Args:
@@ -59,14 +61,15 @@ class PartitionEngine:
         durable: False when nobody will write the epochs (replay): members then stay in memory and are not encoded.
         decisions: False when only firings are wanted: no decisions, commands and notes.
         decode: reads a record's value; another one where producers write Avro.
-        arbiter: judges every message before it is sent.
+        policy: policies to hold beside `campaigns`; those published on the log otherwise.
+        arbiter: judges every message instead of the one that knows policies.
         observer: told of every instance that ends: (kind, plan, member, instance, offset, event id that did it).
     """
 
     __slots__ = (
         "partition", "topic", "applied_offset", "clock_ms", "_durable", "_decisions", "_decode", "_observer",
         "_store", "_members", "_timers", "_epoch_number", "_written_number", "_epochs", "_out",
-        "_changed", "_counts", "_event_count", "_fired", "breaker", "registry", "_journeys",
+        "_changed", "_counts", "_event_count", "_fired", "breaker", "registry", "_arbiter", "_journeys",
     )  # fmt: skip
 
     def __init__(
@@ -80,12 +83,11 @@ class PartitionEngine:
         durable: bool = True,
         decisions: bool = True,
         decode: Callable[[bytes | None], Event] = decode_event,
-        arbiter: Arbiter = judge,
+        policy: Policy | None = None,
+        arbiter: Judge | None = None,
         observer: Observer | None = None,
     ) -> None:
         self.partition, self.topic = partition, topic
-        self.applied_offset = -1
-        self.clock_ms = 0
         self._durable, self._decisions = durable, decisions
         self._decode = decode
         self._observer = observer
@@ -100,10 +102,11 @@ class PartitionEngine:
         self._counts: Counter[str] = Counter()
         self._fired: list[Member] = []
         meta = store.meta()
-        self.registry = Registry(meta, campaigns)
-        self._journeys = Journeys(self.registry, arbiter)
-        if META_CLOCK in meta:
-            self.applied_offset, self.clock_ms = _unpack(meta[META_CLOCK])[1:3]
+        self.registry = Registry(meta, campaigns, policy)
+        head = _unpack(meta[META_CLOCK]) if META_CLOCK in meta else [META_FORMAT, -1, 0, -1]
+        self.applied_offset, self.clock_ms = int(head[1]), int(head[2])
+        self._arbiter = Arbiter(partition, self.registry, store, meta, self.applied_offset, head[4:])
+        self._journeys = Journeys(self.registry, arbiter or self._arbiter, self._arbiter.defer)
 
     @property
     def next_fire_ms(self) -> int | None:
@@ -127,7 +130,7 @@ class PartitionEngine:
         given = events is not None
         if events is None:
             events = self._read_all(records)
-        members, timers = self._members, self._timers
+        members, timers, ahead = self._members, self._timers, self._arbiter.ahead
         self._load([event.member_id for event in events if event is not None and event.member_id not in members])
         for record, event in zip(records, events, strict=True):
             if record.offset <= self.applied_offset:
@@ -147,6 +150,8 @@ class PartitionEngine:
                 self._counts["events.anonymous"] += 1
             while self._fired:  # only now: a member's timers and its own event may share a record
                 self._fired.pop().applied = record.offset
+            if ahead and record.offset in ahead:
+                self._arbiter.pass_over(record.offset)
             self.applied_offset = record.offset
         return self._close()
 
@@ -167,8 +172,10 @@ class PartitionEngine:
             encoded = out.members[key] = encode_member(member, wake)
             member.epoch = self._epoch_number
             self._members.keep(member, len(encoded))
-        out.meta.update(self.registry.take_changes())
-        out.meta[META_CLOCK] = _pack([META_FORMAT, self.applied_offset, self.clock_ms, self.registry.generation])
+        out.meta_first = self._arbiter.take_rows()
+        out.meta.update(self.registry.take_changes() | out.meta_first | self._arbiter.take_changes())
+        clock = [META_FORMAT, self.applied_offset, self.clock_ms, self.registry.generation, *self._arbiter.packed()]
+        out.meta[META_CLOCK] = _pack(clock)
         out.last_offset, out.clock_ms, out.next_fire_ms = self.applied_offset, self.clock_ms, self.next_fire_ms
         if self._event_count:
             self._counts["events"] = self._event_count
@@ -240,14 +247,15 @@ class PartitionEngine:
         if too_old:
             self._counts["events.too_old"] += 1
         registry = self.registry
-        changed = type_ in FOLDED_TYPES and self._fold(record, member, event)
-        if registry.dated:
-            self._arm_dates(member, changed)
+        changed = type_ in FOLDED_TYPES and self._fold(record, member, event, e)
+        if registry.dated and arm_dates(registry.dated, member, self.clock_ms, changed):
+            self._schedule(member, next_wake(member, registry.live))
         if type_ in TOUCH_TYPES:
             forget_stale_touches(member, self.clock_ms, MAX_AGE_MS)
             record_touch(member, event, e)
         elif type_ in CONVERSION_TYPES and member.touches:
-            self._attribute(member, event, event_id, e, record)
+            forget_stale_touches(member, self.clock_ms, MAX_AGE_MS)
+            self._out.attributions += credit(member, event, event_id, e, append_ms)
         route = registry.routes.get(type_)
         if route is not None or member.journeys:
             moment = Moment(event_id, type_, e, offset, event.data, member.profile, self.clock_ms, too_old)
@@ -256,23 +264,16 @@ class PartitionEngine:
                 self._journeys_moved(member, record)
             if route is not None:
                 self._match(route, member, moment, record)
+            if self._arbiter.asked:
+                self._hold_contest(record, OWN)
 
-    def _fold(self, record: Record, member: Member, event: Event) -> bool:
+    def _fold(self, record: Record, member: Member, event: Event, e: int) -> bool:
         try:
-            return fold_profile(member, event)
+            return fold_profile(member, event, e)
         except ProfileFull:
             message = f"{event.type}: the profile would be larger than {PROFILE_BYTES_MAX} bytes; it stays as it was"
             self._refuse(record, "profile-full", message)
             return False
-
-    def _arm_dates(self, member: Member, profile_changed: bool) -> None:
-        plans: Iterable[Plan] = self.registry.dated
-        if not profile_changed:  # a campaign published since, or one whose date the member lacked
-            states = member.plans
-            plans = [plan for plan in plans if plan.id not in states or states[plan.id].armed is None]
-        if plans:
-            arm_dates(plans, member, self.clock_ms)
-            self._schedule(member, next_wake(member, self.registry.live))
 
     def _match(self, route: Route, member: Member, moment: Moment, record: Record) -> None:
         if route.series and not moment.too_old:
@@ -363,12 +364,11 @@ class PartitionEngine:
                 pass
             elif kind == COMPLETED:
                 match = Match(plan, member, instance, self._place(record), due, by if due is None else None)
-                try:
-                    self._complete(match, state, record)
-                except Exception as error:  # as in _match_plan
-                    self._campaign_failed(plan, record, error)
-                    if self._decisions:
-                        self._out.decisions.append(describe(match, "suppressed", "campaign_failed"))
+                if self.registry.policy is None or not self._arbiter.take(
+                    match, partial(self._finish, match, state, record)
+                ):
+                    self._finish(match, state, record)
+                continue
             elif self._decisions:  # evicted
                 owner = next((name for name, s in member.plans.items() if s is state), plan.id)
                 evicted = self.registry.plan_of(owner, instance.version) or plan
@@ -376,6 +376,22 @@ class PartitionEngine:
                 self._out.decisions.append(describe(match, "evicted", "instances_full"))
             if self._observer is not None:
                 self._observer(kind, plan, member, instance, record.offset, by)
+
+    def _finish(self, match: Match, state: PlanState, record: Record) -> None:
+        """Conclude a match, at once or when its turn comes at the end of the step."""
+        match.member.plans.setdefault(match.plan.id, state)  # gone if it had nothing to remember but what comes now
+        try:
+            self._complete(match, state, record)
+        except Exception as error:  # as in _match_plan
+            self._campaign_failed(match.plan, record, error)
+            if self._decisions:
+                self._out.decisions.append(describe(match, "suppressed", "campaign_failed"))
+        if self._observer is not None:
+            self._observer(COMPLETED, match.plan, match.member, match.instance, record.offset, match.completed_by)
+
+    def _hold_contest(self, record: Record, step: int) -> None:
+        for member in self._arbiter.contest(record.offset, step):
+            self._journeys_moved(member, record)
 
     def _place(self, record: Record) -> Place:
         return Place(self.partition, record.offset, record.append_ms, self.clock_ms)
@@ -424,12 +440,6 @@ class PartitionEngine:
         self._counts["campaigns.failed"] += 1
         self._refuse(record, "campaign-failed", f"{place}: {type(error).__name__} while matching")
 
-    def _attribute(self, member: Member, event: Event, event_id: str, e: int, record: Record) -> None:
-        forget_stale_touches(member, self.clock_ms, MAX_AGE_MS)
-        credited = credit(member, event, event_id, e, record.append_ms)
-        if credited is not None:
-            self._out.attributions.append(credited)
-
     # ------------------------------------------------------------ timers
 
     def _fire_due(self, record: Record) -> None:
@@ -441,6 +451,8 @@ class PartitionEngine:
         queue = queue_timers(due, record.offset, self.registry.live, self.clock_ms)
         while queue:
             self._fire_one(queue, heappop(queue), record)
+        if self._arbiter.asked:
+            self._hold_contest(record, TIMERS)
         for member in due:
             self._schedule(member, next_wake(member, self.registry.live))
 
@@ -479,22 +491,9 @@ class PartitionEngine:
     def _control(self, record: Record, event: Event) -> None:
         findings = self.registry.apply(event, record.offset, self.clock_ms)
         self.breaker.forget(str(event.data.get("campaign")))
-        if findings:
+        if findings and event.type == POLICY_PUBLISHED:
+            self._refuse(record, "bad-policy", findings)
+        elif findings:
             self._refuse(record, "bad-campaign", findings)
+        self._arbiter.policies_changed()
         self._counts["control"] += 1
-
-    # ------------------------------------------------------------ views
-
-    def member_view(self, member_id: str) -> dict[str, Any] | None:
-        """Describe one member for operators; None if nothing is known. Reads, changes nothing."""
-        member = self._members.get(member_id)
-        if member is None:
-            raw = self._store.get_many([member_id.encode()])[0]
-            if raw is None:
-                return None
-            member = decode_member(member_id, raw)
-        return view_of(member, self.registry)
-
-    def campaigns_view(self) -> list[dict[str, Any]]:
-        """List campaigns of this partition: id, version, state, since when."""
-        return self.registry.view()

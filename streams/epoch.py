@@ -14,8 +14,9 @@ class Epoch(msgspec.Struct, gc=False):
     """The outcome of one batch of one partition.
 
     `members` and `meta` map store keys to new bytes (None deletes) and go to the changelog under the same keys,
-    `members` first, `meta` last. Meta keys start with a zero byte; member keys never do. `next_fire_ms`: the
-    clock value at which the earliest pending timer fires, None when there is none.
+    `members` first, `meta` last; `meta_first`, a part of `meta`, goes there before the members as well. Meta keys start
+    with a zero byte; member keys never do. `next_fire_ms`: the clock value at which the earliest pending timer fires,
+    None when there is none.
     """
 
     partition: int
@@ -33,3 +34,4 @@ class Epoch(msgspec.Struct, gc=False):
     meta: dict[bytes, bytes | None]
     hints: list[Hint]
     counters: dict[str, int]
+    meta_first: dict[bytes, bytes | None] = {}

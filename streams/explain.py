@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from schemas.instants import MAX_INSTANT_MS, instant_text
+from schemas.policy import Policy
 from schemas.records import Decision
 from streams.flows.told import standing, taken
 from streams.patterns.durations import format_duration
@@ -37,6 +38,7 @@ def explain(
     at_ms: int | None = None,
     partition: int = 0,
     topic: str = "events",
+    policy: Policy | None = None,
 ) -> dict[str, Any]:
     """Explain one member.
 
@@ -48,11 +50,12 @@ def explain(
         at_ms: stop before the first record appended later than this; None: the end of the log.
         partition: number of the partition, for ids of events that bring none.
         topic: name of the log, likewise.
+        policy: policies to hold beside `plans`.
 
     Returns:
         Plain JSON values; docs/explain.md describes them. `campaigns` is empty when nothing of the member was read.
     """
-    tracer = Tracer(member_id, plans, campaign, partition=partition, topic=topic)
+    tracer = Tracer(member_id, plans, campaign, partition=partition, topic=topic, policy=policy)
     for record, event in log:
         if at_ms is not None and record.append_ms > at_ms:
             break
@@ -72,8 +75,18 @@ def explain(
             "too_old": fates.count("too_old"),
         },
         "known_campaigns": tracer.known,
+        "policies": _policies(tracer),
         "campaigns": [_campaign(tracer, name) for name in names] if tracer.events else [],
     }
+
+
+def _policies(tracer: Tracer) -> dict[str, Any] | None:
+    """Name the policies in force, and which of them cannot be asked: one member's records do not tell of the others."""
+    policy = tracer.policy
+    if policy is None:
+        return None
+    unknown = ["budgets"] if policy.budgets else []
+    return {"version": policy.version, "not_asked": [*unknown, *(["dedupe"] if policy.dedupe_address_ms else [])]}
 
 
 def _at(at_ms: int | None) -> str | None:
@@ -242,6 +255,7 @@ def _ended(life: Life, ending: Ending) -> dict[str, Any]:
     if decision is not None and ending.kind == COMPLETED:
         found["cap"] = _cap(plan, decision.reason, ending)
         found["contact"] = _contact(decision.reason, decision.channel, ending.facts)
+        found["arbiter"] = _arbiter(decision.inputs)
         found["if_still"] = spell(plan.if_still_expr) if plan.if_still_expr is not None else None
     return found
 
@@ -261,9 +275,34 @@ def _cap(plan: Plan, reason: str, ending: Ending) -> dict[str, Any] | None:
 
 
 def _contact(reason: str, channel: str | None, facts: dict[str, Any]) -> dict[str, Any] | None:
-    if reason not in ("no_consent", "no_address", "invalid_address"):
+    if reason not in ("no_consent", "topic_off", "no_address", "invalid_address"):
         return None
-    return {"channel": channel, "consent": facts.get("consent"), "attribute": facts.get("attribute")}
+    return {
+        "channel": channel,
+        "consent": facts.get("consent"),
+        "topic": facts.get("topic"),
+        "attribute": facts.get("attribute"),
+        "because": facts.get("because"),
+        "since": _at(facts.get("since")),
+    }
+
+
+def _arbiter(inputs: dict[str, Any]) -> dict[str, Any] | None:
+    """Give what the arbiter looked at under policies: caps, quiet hours, control group; None when it asked nothing."""
+    names = ("zone", "priority", "control_group", "quiet_hours", "caps", "expires_at", "wanted_at")
+    found = {name: inputs[name] for name in names if name in inputs}
+    for name in ("expires_at", "wanted_at"):
+        if name in found:
+            found[name] = _at(found[name])
+    if "quiet_hours" in found:
+        found["quiet_hours"] = {**found["quiet_hours"], "free_at": _at(found["quiet_hours"].get("free_at"))}
+    if "caps" in found:
+        found["caps"] = [
+            {**row, **({"sent_at": [_at(at) for at in row["sent_at"]], "free_at": _at(row["free_at"])}
+                       if "sent_at" in row else {})}
+            for row in found["caps"]
+        ]  # fmt: skip
+    return found or None
 
 
 def _late(life: Life) -> dict[str, Any] | None:

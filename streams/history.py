@@ -6,41 +6,75 @@ from schemas.events import Event
 from streams.patterns.expressions import capture
 from streams.patterns.match import Moment
 from streams.patterns.plan import Series
+from streams.policies.contact import TOPICS
+from streams.policies.receipts import COMPLAINED, RECEIPT_TYPES, learn
 from tables.member_state import HISTORY_MAX, Member
 
 # 64 KiB: a record of one member must fit the changelog many times over, with its history and instances.
 PROFILE_BYTES_MAX = 65_536
+TOPICS_MAX = 64  # topics with a word of their own per channel
 _pack = msgspec.msgpack.Encoder().encode
 
 PROFILE_TYPES = frozenset({"member.registered", "member.updated"})
-CONSENT_TYPES = {"consent.granted": True, "consent.revoked": False}
+CONSENT_TYPES = {
+    "consent.granted": True,
+    "consent.revoked": False,
+    "engagement.unsubscribed": False,
+    "engagement.complained": False,
+}
 
 
 class ProfileFull(Exception):
     """A profile event that is not merged, for the profile would be too large."""
 
 
-FOLDED_TYPES = PROFILE_TYPES | CONSENT_TYPES.keys()
+FOLDED_TYPES = PROFILE_TYPES | CONSENT_TYPES.keys() | RECEIPT_TYPES
 
 
-def fold_profile(member: Member, event: Event) -> bool:
-    """Merge profile and consent events key by key, in log order (SEMANTICS 45); tell whether the profile changed.
+def fold_profile(member: Member, event: Event, e: int) -> bool:
+    """Merge a profile or consent event key by key, in log order (SEMANTICS 45); tell whether the profile changed.
+
+    A receipt teaches the arbiter first (streams/policies/receipts.py); a complaint also takes consent back.
 
     Raises:
         ProfileFull: it would grow beyond `PROFILE_BYTES_MAX`; it stays as it was.
     """
+    if event.type in RECEIPT_TYPES:
+        learn(member, event, e)
     granted = CONSENT_TYPES.get(event.type)
-    if event.type in PROFILE_TYPES:
-        merged = {**member.profile, **event.data}
-        if len(_pack(merged)) > PROFILE_BYTES_MAX:
-            raise ProfileFull
-        member.profile = merged
-        return True
-    if granted is None or not isinstance(event.data.get("channel"), str):
+    if granted is not None:
+        return _fold_consent(member, event, granted)
+    if event.type not in PROFILE_TYPES:
+        return False
+    merged = {**member.profile, **event.data}
+    if len(_pack(merged)) > PROFILE_BYTES_MAX:
+        raise ProfileFull
+    member.profile = merged
+    return True
+
+
+def _fold_consent(member: Member, event: Event, granted: bool) -> bool:
+    """Set a channel, or a topic of it (streams/policies/reach.py). A channel that is revoked forgets its topics."""
+    channel, topic = event.data.get("channel"), event.data.get("topic")
+    if not isinstance(channel, str) or channel == TOPICS:
         return False
     consent = member.profile.get("consent")
-    kept = consent if isinstance(consent, dict) else {}
-    member.profile = {**member.profile, "consent": {**kept, event.data["channel"]: granted}}
+    kept = dict(consent) if isinstance(consent, dict) else {}
+    topics = kept.get(TOPICS)
+    topics = dict(topics) if isinstance(topics, dict) else {}
+    if isinstance(topic, str) and topic and event.type != COMPLAINED:
+        said = topics.get(channel)
+        said = dict(said) if isinstance(said, dict) else {}
+        if topic not in said and len(said) >= TOPICS_MAX:
+            raise ProfileFull
+        topics[channel] = {**said, topic: granted}
+        kept[TOPICS] = topics
+    else:
+        kept[channel] = granted
+        if not granted and channel in topics:
+            del topics[channel]
+            kept[TOPICS] = topics
+    member.profile = {**member.profile, "consent": kept}
     return True
 
 

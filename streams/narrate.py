@@ -31,11 +31,19 @@ _SUPPRESSED = {
     "once": "fires only once",
     "if_still": "'if still' no longer held",
     "no_consent": "no consent",
+    "topic_off": "the member turned the topic off",
+    "frequency_cap": "frequency cap",
+    "priority_lost": "a message of higher priority has the slot",
+    "quiet_hours_cancel": "quiet hours",
+    "control": "the member is in the control group",
+    "expired": "too late to be of use",
+    "budget": "the budget is spent",
     "no_address": "no address",
     "invalid_address": "the address cannot be used",
     "duplicate": "this very match had fired before",
     "campaign_failed": "the campaign failed, see the dead letters",
 }
+_ARBITRATED = frozenset({"frequency_cap", "priority_lost", "quiet_hours_cancel", "control", "expired"})
 
 
 def narrate(told: Json) -> str:
@@ -53,6 +61,8 @@ def _lines(told: Json) -> Iterator[str]:
     for name, words in (("duplicates", "read twice"), ("too_old", "too old (over 7d when read)")):
         if read[name]:
             yield f"  {read[name]} of them {words}"
+    if told["policies"] and told["policies"]["not_asked"]:
+        yield f"  not asked here, for it takes all members' records: {', '.join(told['policies']['not_asked'])}"
     if not told["campaigns"]:
         yield "no campaign runs"
     for campaign in told["campaigns"]:
@@ -178,6 +188,7 @@ def _fired(life: Json, ended: Json) -> Iterator[str]:
         yield f"fired at {_when(ended['at'])}; the campaign sends nothing"
         return
     yield f"fired at {_when(ended['at'])}, {command['channel']} command {command['command_id']}"
+    yield from _arbitrated(ended.get("arbiter") or {})
     if not command["receipts"]:
         yield "no delivery receipt in the log yet"
     for receipt in command["receipts"]:
@@ -222,15 +233,36 @@ def _suppressed(ended: Json, caps: Json) -> str:
         return f"{words} ({limit}), {fired}, {free}"
     if reason == "once" and cap:
         return f"{words}, {fired}"
+    arbiter = ended.get("arbiter")
+    if arbiter and reason in _ARBITRATED:
+        return f"{words}{''.join(f'; {line}' for line in _arbitrated(arbiter))}"
     if reason == "if_still":
         return f"{words}: {_failing(ended['checks'])}"
     if reason == "no_consent":
         return (
             f"{words} for {contact['channel']}: member.consent.{contact['channel']} is {_spelled(contact['consent'])}"
         )
+    if reason == "topic_off":
+        return f"{words}: {contact['channel']}, topic '{contact['topic']}'"
     if contact:
-        return f"{words}: member.{contact['attribute']}"
+        because = f", {contact['because'].replace('_', ' ')} at {_when(contact['since'])}" if contact["because"] else ""
+        return f"{words}: member.{contact['attribute']}{because}"
     return words
+
+
+def _arbitrated(arbiter: Json) -> Iterator[str]:
+    """Tell the arithmetic of the arbiter."""
+    group, quiet = arbiter.get("control_group"), arbiter.get("quiet_hours")
+    if group:
+        yield f"bucket {group['bucket']:,} of {group['of']:,}, the control group is {group['percent']:g} % of them"
+    if quiet:
+        local = f"{quiet['local']} in {quiet['zone']}"
+        free = f", free at {_when(quiet['free_at'])}" if quiet["free_at"] else ""
+        yield f"quiet {', '.join(quiet['windows'])}, it was {local}{free}"
+    for row in arbiter.get("caps", ()):
+        sent = f" at {', '.join(map(_when, row['sent_at']))}" if row.get("sent_at") else ""
+        free = f", free again at {_when(row['free_at'])}" if row.get("free_at") else ""
+        yield f"{row['used']} of {row['allowed']} sent{sent} ({row['cap']}){free}"
 
 
 # ---------------------------------------------------------------- why not

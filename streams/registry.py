@@ -12,11 +12,13 @@ import msgspec
 
 from schemas.campaign import Campaign
 from schemas.errors import StateError
-from schemas.events import CAMPAIGN_PUBLISHED, CAMPAIGN_SUSPENDED, Event
+from schemas.events import CAMPAIGN_PUBLISHED, CAMPAIGN_SUSPENDED, POLICY_PUBLISHED, POLICY_WITHDRAWN, Event
 from schemas.findings import errors
 from schemas.flow import DRAIN, MIGRATE
+from schemas.policy import Policy
 from streams.campaigns import load_campaign
 from streams.patterns.plan import Plan
+from streams.policies.load import load_policy
 from streams.routes import Route, build_routes
 from tables.member_state import Journey
 
@@ -29,6 +31,8 @@ META_TEXT = b"\x00campaign/"  # + id/version: [path, text]
 LIVE = "live"
 DRAINING = "draining"
 SUSPENDED = "suspended"  # stopped because it raised too often (streams/breaker.py); publishing it again closes that
+POLICY = "policy"  # the row of the policies in force, under POLICY_NAME, which no campaign can be called
+POLICY_NAME = "policies.yaml"
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[Any]).decode
@@ -40,10 +44,14 @@ class Registry:
     Args:
         meta: the store's meta entries.
         fixed: plans that hold whatever the log says (replay); None: the log decides.
+        policy: likewise; only together with `fixed`.
     """
 
-    def __init__(self, meta: Mapping[bytes, bytes], fixed: Sequence[Plan] | None) -> None:
+    def __init__(self, meta: Mapping[bytes, bytes], fixed: Sequence[Plan] | None, policy: Policy | None = None) -> None:
         self.fixed = fixed is not None
+        self.policy = policy
+        self.partitions = 1  # of the topic when the policies were published: budgets are dealt out over them
+        self._policy_at = (-1, 0)
         self.live: dict[str, Plan] = {}
         self.suspended: dict[str, Plan] = {}  # by id; `since_offset` and `since_ms` say when it was stopped
         self._versions: dict[tuple[str, str], Plan] = {}
@@ -101,6 +109,8 @@ class Registry:
             here = META_LIST + str(self.generation).encode()
             stopped = {(plan.id, plan.version) for plan in self.suspended.values()}
             listed = {here} | {_text_key(name, version) for name, version in self._versions.keys() | stopped}
+            if self.policy is not None:
+                listed.add(_text_key(POLICY_NAME, self.policy.version))
             changes.update((key, text) for key, text in self._texts.items() if key in listed)
             self._unnamed = [key for key in self._known if key not in listed]
             self._known = listed
@@ -113,11 +123,14 @@ class Registry:
         self.generation = self._offset
 
     def _listed(self) -> list[Any]:
-        return [
+        rows: list[Any] = [
             [p.id, p.version, state, self._until.get((p.id, p.version), 0), p.since_offset, p.since_ms,
              *self._edits.get((p.id, p.version), ())]
             for p, state in self._states()
         ]  # fmt: skip
+        if self.policy is not None:
+            rows.append([POLICY_NAME, self.policy.version, POLICY, self.partitions, *self._policy_at])
+        return rows
 
     def _states(self) -> list[tuple[Plan, str]]:
         found = [(p, LIVE if self.live.get(p.id) is p else DRAINING) for p in self._versions.values()]
@@ -135,6 +148,11 @@ class Registry:
         for name, version, state, until, since_offset, since_ms, *edit in listed:
             key = _text_key(name, version)
             path, text = _unpack(meta[key])
+            if state == POLICY:
+                self._known.add(key)
+                self.policy, self.partitions = load_policy(text, path)[0], until
+                self._policy_at = since_offset, since_ms
+                continue
             campaign, _ = load_campaign(text, path)
             if campaign is None:
                 continue  # a later build refuses what an earlier one took: it drains no further
@@ -156,6 +174,8 @@ class Registry:
         name = event.data.get("campaign")
         self._offset = offset
         self._retire(clock_ms)
+        if event.type in (POLICY_PUBLISHED, POLICY_WITHDRAWN):
+            return self._apply_policy(event, offset, clock_ms)
         if event.type != CAMPAIGN_PUBLISHED:
             if isinstance(name, str):
                 self._stop(name, event, clock_ms)
@@ -169,9 +189,28 @@ class Registry:
         self._publish(campaign, text, path if isinstance(path, str) else "", offset, clock_ms)
         return ""
 
+    def _apply_policy(self, event: Event, offset: int, clock_ms: int) -> str:
+        if event.type == POLICY_WITHDRAWN:
+            if self.policy is not None:
+                self.policy = None
+                self._change()
+            return ""
+        text, path, partitions = (event.data.get(name) for name in ("yaml", "path", "partitions"))
+        if not isinstance(text, str):
+            return "policy.published: data.yaml must be the policies' text; publish them with 'campaigns publish'"
+        path = path if isinstance(path, str) else POLICY_NAME
+        policy, findings = load_policy(text, path)
+        if policy is None:
+            return "; ".join(map(str, errors(findings)))
+        self.policy, self.partitions = policy, max(partitions, 1) if isinstance(partitions, int) else 1
+        self._policy_at = offset, clock_ms
+        self._texts[_text_key(POLICY_NAME, policy.version)] = _pack([path, text])
+        self._change()
+        return ""
+
     def view(self) -> list[dict[str, Any]]:
-        """List every version: campaign, version, state, offset it was published at."""
-        return [
+        """List every version: campaign, version, state, offset it was published at; the policies as one more."""
+        rows = [
             {
                 "campaign": plan.id,
                 "version": plan.version,
@@ -182,6 +221,18 @@ class Registry:
             }
             for plan, state in self._states()
         ]
+        if self.policy is not None:
+            rows.append(
+                {
+                    "campaign": POLICY_NAME,
+                    "version": self.policy.version,
+                    "state": LIVE,
+                    "since_offset": self._policy_at[0],
+                    "title": "",
+                    "pattern": "",
+                }
+            )
+        return rows
 
     def _add(self, plan: Plan, state: str, until: int) -> None:
         ref = (plan.id, plan.version)

@@ -9,6 +9,7 @@ from schemas.codec import decode_event, plain_events
 from schemas.errors import DecodeError
 from schemas.events import Event, Record
 from schemas.instants import instant_ms
+from schemas.policy import Policy
 from streams.engine import PartitionEngine
 from streams.epoch import Epoch
 from streams.patterns.plan import Plan
@@ -98,8 +99,9 @@ def replay(
     topic: str = "events",
     batch: int = BATCH,
     decisions: bool = True,
+    policy: Policy | None = None,
 ) -> Iterator[Epoch]:
-    """Run plans over a log, an epoch per batch. `plans` None: those the log itself publishes.
+    """Run plans over a log, an epoch per batch. `plans` None: those the log itself publishes. `policy`: beside plans.
 
     `decisions` False leaves all outputs out but the firings, which costs a third less.
 
@@ -107,7 +109,9 @@ def replay(
     changes a result. Nothing is written anywhere; members stay in memory, one decoded record each.
     """
     fixed = None if plans is None else list(plans)
-    engine = PartitionEngine(partition, MemoryStore(), topic=topic, campaigns=fixed, durable=False, decisions=decisions)
+    engine = PartitionEngine(
+        partition, MemoryStore(), topic=topic, campaigns=fixed, durable=False, decisions=decisions, policy=policy
+    )
     fired: set[str] = set()
     for records, events in log.batches(batch) if isinstance(log, Log) else _batches(log, batch):
         yield _once(engine.run(records, events), fired)

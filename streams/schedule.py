@@ -57,9 +57,18 @@ def _queue_member(queue: list[tuple[Any, ...]], member: Member, live: Mapping[st
             heappush(queue, (*place, member, None, journey))
 
 
-def arm_dates(plans: Iterable[Plan], member: Member, clock_ms: int) -> None:
-    """Set each dated campaign's next date from the profile as it is; a date already reached but not fired stays."""
+def arm_dates(plans: Iterable[Plan], member: Member, clock_ms: int, profile_changed: bool) -> bool:
+    """Set dated campaigns' next dates from the profile as it is; a date already reached but not fired stays.
+
+    With the profile unchanged only those without one are looked at: campaigns published since, and those whose date the
+    member lacked. Tells whether there was one to look at.
+    """
+    if not profile_changed:
+        states = member.plans
+        plans = [plan for plan in plans if plan.id not in states or states[plan.id].armed is None]
+    looked = False
     for plan in plans:
+        looked = True
         state = member.plans.get(plan.id)
         if state is not None and state.armed is not None and state.armed[0] <= clock_ms:
             continue
@@ -71,6 +80,7 @@ def arm_dates(plans: Iterable[Plan], member: Member, clock_ms: int) -> None:
         if state is None:
             state = member.plans[plan.id] = PlanState()
         state.armed = coming
+    return looked
 
 
 def next_date(plan: Plan, member: Member, after_ms: int) -> tuple[int, str] | None:

@@ -12,6 +12,7 @@ import msgspec
 
 from schemas.events import CONTROL_TYPES, TICK, Event, Record
 from schemas.ids import event_id_at, instance_id
+from schemas.policy import Policy
 from schemas.records import Decision
 from streams.caps import cap_key
 from streams.engine import PartitionEngine
@@ -88,6 +89,7 @@ class Tracer:
         campaign: the id of the one campaign to keep notes of; None: all. All are run, as they share bounds.
         partition: number of the partition, for ids of events that bring none.
         topic: name of the log, likewise.
+        policy: policies to hold beside `plans`.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Tracer:
         *,
         partition: int = 0,
         topic: str = "events",
+        policy: Policy | None = None,
     ) -> None:
         self.member_id = member_id
         self.records = 0
@@ -112,8 +115,9 @@ class Tracer:
         self._ended: list[Life] = []
         self._current: Seen | None = None
         self._engine = _Engine(
-            partition, MemoryStore(), topic=topic, campaigns=plans, durable=False, observer=self._note_end
-        )
+            partition, MemoryStore(), topic=topic, campaigns=plans, durable=False, policy=policy,
+            observer=self._note_end,
+        )  # fmt: skip
 
     # ------------------------------------------------------------ what was found
 
@@ -138,6 +142,11 @@ class Tracer:
         """Campaigns by id that were stopped for failing, those to be noted."""
         stopped = self._engine.registry.suspended
         return {name: plan for name, plan in stopped.items() if self._only in (None, name)}
+
+    @property
+    def policy(self) -> Policy | None:
+        """The policies in force."""
+        return self._engine.registry.policy
 
     @property
     def known(self) -> list[str]:

@@ -5,7 +5,10 @@ from typing import Any
 from schemas.ids import instance_id
 from streams.flows.told import standing
 from streams.registry import Registry
+from tables.codec import decode_member
+from tables.hot import HotMembers
 from tables.member_state import Member
+from tables.store import StateStore
 
 
 def view_of(member: Member, registry: Registry) -> dict[str, Any]:
@@ -62,3 +65,26 @@ def view_of(member: Member, registry: Registry) -> dict[str, Any]:
         "decisions": notes,
         "touches": [{"at": t[0], "command_id": t[1], "campaign": t[2]} for t in member.touches],
     }
+
+
+class Views:
+    """What an engine tells operators. It reads, and changes nothing."""
+
+    __slots__ = ()
+    registry: Registry
+    _members: HotMembers
+    _store: StateStore
+
+    def member_view(self, member_id: str) -> dict[str, Any] | None:
+        """Describe one member for operators; None if nothing is known."""
+        member = self._members.get(member_id)
+        if member is None:
+            raw = self._store.get_many([member_id.encode()])[0]
+            if raw is None:
+                return None
+            member = decode_member(member_id, raw)
+        return view_of(member, self.registry)
+
+    def campaigns_view(self) -> list[dict[str, Any]]:
+        """List campaigns of this partition: id, version, state, since when."""
+        return self.registry.view()

@@ -1,9 +1,9 @@
 """Member records to bytes and back: one msgpack array, format first, the timer hint second.
 
-Format 3: [3, fire_at_ms | nil, applied, base_ms, places, recent digests, plans, history, profile, notes, touches,
-journeys]; trailing fields that are empty are left out. `base_ms`: what times in plans are counted back from, 0 for
-fire_at_ms. `places`: for each anchor in plans, where its digest belongs among the recent ones; `recent` holds only the
-others. Format 2 knew no journeys and is otherwise the same.
+Format 4: [4, fire_at_ms | nil, applied, base_ms, places, recent digests, plans, history, profile, notes, touches,
+journeys, contacts]; trailing fields that are empty are left out. `base_ms`: what times in plans are counted back from,
+0 for fire_at_ms. `places`: for each anchor in plans, where its digest belongs among the recent ones; `recent` holds
+only the others. `contacts`: [sent, dead], what the arbiter remembers. Format 3 had none, format 2 no journeys either.
 A reader of a newer format refuses; an older one is upgraded on read and written in the present format.
 
 To add a field: append it to `_Record` with a default, to `encode_member` and to `decode_member`, and raise FORMAT, for
@@ -18,10 +18,10 @@ from schemas.errors import StateError
 from tables.digests import DIGEST_BYTES
 from tables.format1 import read_format1
 from tables.journey_codec import pack_journey, unpack_journey
-from tables.member_state import NO_MAP, NO_ROWS, Member
+from tables.member_state import NO_MAP, NO_ROWS, Contacts, Member
 from tables.plan_codec import pack_plan, unpack_plan
 
-FORMAT = 3
+FORMAT = 4
 _FIELDS_MIN = 4
 _NOWHERE = 255  # an anchor whose event is no longer, or twice, among the recent ones
 _encode = msgspec.msgpack.Encoder().encode
@@ -45,6 +45,7 @@ class _Record(msgspec.Struct, array_like=True):
     notes: list[Any] = []
     touches: list[Any] = []
     journeys: list[Any] = []
+    contacts: list[Any] | None = None
 
 
 _decode_head = msgspec.msgpack.Decoder(_Head).decode
@@ -82,6 +83,7 @@ def encode_member(member: Member, fire_at_ms: int | None) -> bytes:
     fields = [
         FORMAT, fire_at_ms, applied, base_ms, places, recent, packed, member.history, member.profile, member.notes,
         member.touches, [pack_journey(journey) for journey in member.journeys],
+        member.contacts.packed() if member.contacts is not None else None,
     ]  # fmt: skip
     while len(fields) > _FIELDS_MIN and not fields[-1]:
         fields.pop()
@@ -111,6 +113,8 @@ def decode_member(member_id: str, record: bytes) -> Member:
         member.history, member.profile = row.history or NO_MAP, row.profile or NO_MAP
         member.notes, member.touches = row.notes or NO_ROWS, row.touches or NO_ROWS
         member.journeys = [unpack_journey(packed) for packed in row.journeys] or NO_ROWS
+        if row.contacts:
+            member.contacts = Contacts(*row.contacts)
     except StateError:
         raise
     except (msgspec.MsgspecError, ValueError, TypeError, IndexError, KeyError, AttributeError, StopIteration) as error:

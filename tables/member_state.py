@@ -13,6 +13,7 @@ TOUCHES_MAX = 16  # messages that may still earn a conversion
 NOTES_MAX = 4  # recent decisions kept for the operator's page, beside those of the firings below
 FIRED_IDS_MAX = 16  # instance ids remembered as fired, beside the firings below; sinks drop what repeats beyond
 JOURNEYS_MAX = 32  # running journeys per member; one more is not begun, and the decision says so
+DEAD_MAX = 16  # addresses given up per member; the one given up longest ago may be tried again
 FIRED_MAX = 4  # firings of a campaign that may still meet a late cancelling event
 
 # Most members have none of most things: they share these two. So a field that may hold one is replaced, never
@@ -160,18 +161,39 @@ class Journey:
         self.outcomes: dict[str, str] = NO_MAP
 
 
+class Contacts:
+    """What the arbiter remembers of one member (streams/policies).
+
+    `sent`: per cap scope, [clock ms, digest of the command id] of the newest messages, as many as its caps count.
+    `dead`: [channel, digest of the address, why, e] of addresses given up, newest last. Both are replaced, not changed.
+    """
+
+    __slots__ = ("sent", "dead")
+
+    def __init__(
+        self, sent: dict[str, Sequence[Sequence[Any]]] | None = None, dead: Sequence[Sequence[Any]] = NO_ROWS
+    ) -> None:
+        self.sent: dict[str, Sequence[Sequence[Any]]] = {} if sent is None else sent
+        self.dead = dead
+
+    def packed(self) -> list[Any] | None:
+        """Give what is stored; None when there is nothing."""
+        return [dict(sorted(self.sent.items())), self.dead] if self.sent or self.dead else None
+
+
 class Member:
     """One member. `applied`: offset of the last record that changed it. `hint`: timer hint in the store, None for none.
 
     `recent`: digests of the last 16 event ids read (tables.digests). `history`: per series id, entries [e, offset,
     keys, data, profile, anchors] in read order. `touches`: [e, command id, campaign, version, instance id, channel,
     window ms], in read order. `notes`: [clock, campaign, outcome, reason, instance id as 16 bytes], but those of
-    firings in `late`. `journeys`: oldest first. `scheduled`, `epoch` and `cost` live in memory only.
+    firings in `late`. `journeys`: oldest first. `contacts`: None until the arbiter has something to remember.
+    `scheduled`, `epoch` and `cost` live in memory only.
     """
 
     __slots__ = (
         "member_id", "applied", "recent", "profile", "history", "plans", "touches", "notes", "hint", "scheduled",
-        "epoch", "cost", "journeys",
+        "epoch", "cost", "journeys", "contacts",
     )  # fmt: skip
 
     def __init__(self, member_id: str) -> None:
@@ -184,6 +206,7 @@ class Member:
         self.touches: Sequence[Sequence[Any]] = NO_ROWS
         self.notes: Sequence[Sequence[Any]] = NO_ROWS
         self.journeys: Sequence[Journey] = NO_ROWS
+        self.contacts: Contacts | None = None
         self.hint: int | None = None
         self.scheduled: int | None = None  # earliest wake-up in the engine's queue; memory only
         self.epoch = 0  # the last epoch that changed it; memory only

@@ -6,6 +6,7 @@ Fenced blocks and what is done with them, in the order of the page:
     refused        each line `pattern  -- code`: loading it gives an error of that code
     expression     each line parses
     campaign       loads without errors; blocks that follow one another directly are run together
+    policies       loads without findings, and holds for the events below
     cases          run against the campaign above
     events         NDJSON, a log of one partition, run by the campaigns above
     firings        NDJSON: what that log fired, each line a part of the firing; times may be RFC 3339
@@ -35,6 +36,7 @@ from schemas.commands import LANES
 from schemas.errors import DecodeError
 from schemas.findings import ERROR, errors
 from schemas.instants import instant_ms
+from schemas.policy import Policy
 from scripts.doc_tables import MARKER, TABLES, renewed
 from sinks.channels.checks import NEEDS
 from sinks.channels.kinds import KINDS
@@ -49,6 +51,7 @@ from streams.patterns.expressions import FUNCTIONS
 from streams.patterns.grammar import AGGREGATES, COMPARISONS, RESERVED, WEEKDAYS
 from streams.patterns.parser import parse_pattern, read_pattern
 from streams.patterns.plan import Plan
+from streams.policies.load import BUDGET_KEYS, CAP_KEYS, POLICY_KEYS, QUIET_KEYS, load_policy
 from streams.replay import read_log, replay
 from tests.sinks.channels.vendors import EC_PEM, RSA_PEM, WEBHOOK_SECRET, b64url
 from tidings.cli.main import COMMANDS
@@ -57,10 +60,13 @@ from tidings.providers import read_providers
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-OURS = ("architecture", "campaigns", "channels", "events", "flows", "glossary", "guarantees", "lateness", "patterns")
+OURS = (
+    "architecture", "campaigns", "channels", "events", "flows", "glossary", "guarantees", "lateness", "patterns",
+    "policies",
+)  # fmt: skip
 FENCE = re.compile(r"^```([a-z]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 TIMES = ("fired_at", "due", "due_ms", "decided_at_ms", "occurred_at_ms", "touched_at_ms", "converted_at_ms")
-RUN = ("campaign", "cases", "events", "firings", "decisions", "attributions")
+RUN = ("campaign", "policies", "cases", "events", "firings", "decisions", "attributions")
 HOST = re.compile(r"\b(?:https?|smtps?|kafka|smtp\+starttls)://\[?([\w.-]+)")
 OUR_HOSTS = re.compile(r"(.+\.)?example|127\.0\.0\.1|localhost|host|broker-\d")
 
@@ -163,8 +169,8 @@ def runs_of(path: Path) -> Iterator[list[Block]]:
     """Cut a page into runs: campaigns, and what follows up to the next campaigns."""
     run: list[Block] = []
     for block in blocks(path):
-        if block.kind not in RUN:
-            continue
+        if block.kind not in RUN or (block.kind == "policies" and not run):
+            continue  # policies without a campaign above are an example of the file
         if block.kind == "campaign" and run and not (block.adjoins and run[-1].kind == "campaign"):
             yield run
             run = []
@@ -183,14 +189,33 @@ def test_each_campaign_of_the_docs_does_what_the_page_says(run: list[Block]) -> 
     plans = [Plan(loaded(block.text, block)) for block in run if block.kind == "campaign"]
     assert plans, f"{run[0].place}: there is no campaign above"
     epochs: list[Epoch] = []
+    policy = None
     for block in run:
         if block.kind == "cases":
             run_cases(block, plans[-1])
+        elif block.kind == "policies":
+            policy = policies_of(block)
         elif block.kind == "events":
-            epochs = list(replay(read_log(line.encode() for line in block.lines), plans))
+            epochs = list(replay(read_log(line.encode() for line in block.lines), plans, policy=policy))
             assert not [letter.message for epoch in epochs for letter in epoch.dead_letters], block.place
         elif block.kind != "campaign":
             compare(block, [item for epoch in epochs for item in getattr(epoch, block.kind)])
+
+
+def policies_of(block: Block) -> Policy:
+    policy, findings = load_policy(block.text, block.place)
+    assert policy is not None and not findings, [str(f) for f in findings]
+    return policy
+
+
+@pytest.mark.parametrize("block", blocks_of("policies"))
+def test_each_policy_file_of_the_docs_is_sound(block: Block) -> None:
+    policies_of(block)
+
+
+def test_each_key_of_a_policy_file_is_in_its_page() -> None:
+    keys = {*POLICY_KEYS, *CAP_KEYS, *QUIET_KEYS, *BUDGET_KEYS}
+    assert [key for key in keys if not re.search(rf"\b{key}\b:|`{key}`", our("policies"))] == []
 
 
 def run_cases(block: Block, plan: Plan) -> None:
@@ -306,13 +331,19 @@ def returned(path: Path, *names: str) -> set[str]:
 def test_each_reason_of_a_decision_is_in_the_glossary() -> None:
     decide, engine = ROOT / "streams/decide.py", ROOT / "streams/engine.py"
     reasons = returned(decide, "_refusal") | returned(ROOT / "streams/caps.py", "refused_by")
-    reasons |= constants(decide, "describe", 2) | constants(engine, "describe", 2)
+    for name in ("judge", "contact"):
+        path = ROOT / f"streams/policies/{name}.py"
+        reasons |= constants(path, "Suppressed", 0) | constants(path, "Held", 1)
+        reasons |= returned(path, "_topic_refusal", "_channel_refusal", "contact_refusal", "_dead_refusal")
+    reasons |= {"frequency_cap", "priority_lost"}
+    reasons |= constants(decide, "Suppressed", 0) | constants(decide, "describe", 2) | constants(engine, "describe", 2)
     outcomes = constants(decide, "describe", 1) | constants(engine, "describe", 1)
-    run, contact = ROOT / "streams/flows/run.py", ROOT / "streams/policies/contact.py"
-    reasons |= constants(contact, "Suppressed", 0) | constants(run, "Suppressed", 0)
+    run = ROOT / "streams/flows/run.py"
+    reasons |= constants(run, "Suppressed", 0)
     reasons |= constants(run, "_say", 2) | constants(run, "_end", 2) | constants(run, "_drop", 3)
     outcomes |= constants(run, "_say", 1) | constants(run, "_end", 1)
-    assert {"if_still", "once", "no_consent", "no_send", "instances_full"} <= reasons
+    known = {"if_still", "once", "no_consent", "topic_off", "no_send", "instances_full", "budget", "quiet_hours"}
+    assert known <= reasons
     assert {word for word in reasons | outcomes if f"`{word}`" not in our("glossary")} == set()
 
 

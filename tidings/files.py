@@ -17,6 +17,7 @@ AUTO, ENVELOPE, SEGMENT, REES46 = "auto", "envelope", "segment", "rees46"
 FORMATS = (AUTO, ENVELOPE, SEGMENT, REES46)
 YAML_ENDINGS = (".yaml", ".yml")
 CASES_ENDINGS = (".cases.yaml", ".cases.yml")
+POLICY_NAMES = ("policies.yaml", "policies.yml")
 GZIP_MAGIC = b"\x1f\x8b"
 BOM = b"\xef\xbb\xbf"
 
@@ -25,9 +26,10 @@ BOM = b"\xef\xbb\xbf"
 
 
 def campaign_paths(paths: Iterable[str | Path]) -> list[Path]:
-    """List campaign files: those named, and every *.yaml and *.yml below each directory named, without cases files.
+    """List campaign files: those named, and every *.yaml and *.yml below each directory named.
 
-    Each file once, in the order given, those of a directory by name. Hidden files and directories are passed over.
+    Cases files and policies are left out. Each file once, in the order given, those of a directory by name. Hidden
+    files and directories are passed over.
 
     Raises:
         OperatorError: a path does not exist.
@@ -36,13 +38,30 @@ def campaign_paths(paths: Iterable[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         if path.is_dir():
             inside = (p for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path)))
-            for file in sorted(p for p in inside if p.suffix in YAML_ENDINGS and not is_cases(p)):
+            for file in sorted(p for p in inside if p.suffix in YAML_ENDINGS and not is_cases(p) and not is_policy(p)):
                 found.setdefault(file.resolve(), file)
         elif path.is_file():
-            found.setdefault(path.resolve(), path)
+            if not is_policy(path):
+                found.setdefault(path.resolve(), path)
         else:
             raise OperatorError(f"{path}: no such file or directory; name a campaign file or a directory of them")
     return list(found.values())
+
+
+def policy_paths(paths: Iterable[str | Path]) -> list[Path]:
+    """List policy files: those named, and every `policies.yaml` below each directory named. Each file once."""
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in inside:
+            if is_policy(file) and file.is_file() and not _hidden(file.relative_to(path) if file != path else Path()):
+                found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def is_policy(path: Path) -> bool:
+    """Tell whether this is a policy file by its name."""
+    return path.name in POLICY_NAMES
 
 
 def is_cases(path: Path) -> bool:

@@ -15,6 +15,7 @@ from schemas.commands import Command, SendMessage
 from schemas.flow import BranchStep, SendStep, SplitStep, WaitStep
 from schemas.ids import command_id, decision_id
 from schemas.records import Decision
+from streams.arbiter import Defer
 from streams.decide import Arbiter, Match, Place, note
 from streams.epoch import Epoch
 from streams.flows.plan import OUTCOME, AwaitedPlan, FlowPlan, chosen
@@ -53,12 +54,14 @@ class Journeys:
     Args:
         registry: the campaigns' versions.
         arbiter: judges every message.
+        defer: takes a message to be asked for at the end of the step, where those of a member compete; False: ask now.
     """
 
-    def __init__(self, registry: Registry, arbiter: Arbiter) -> None:
+    def __init__(self, registry: Registry, arbiter: Arbiter, defer: Defer) -> None:
         """Begin with nothing to say."""
         self._registry = registry
         self.arbiter = arbiter
+        self._defer = defer
         self.commands: list[Command] = []
         self.decisions: list[Decision] = []
         self.counts: Counter[str] = Counter()
@@ -208,6 +211,9 @@ class Journeys:
     def _send(self, cause: Cause, step: SendStep) -> bool:
         """Ask for a message; False when the journey stands and asks again later."""
         plan, member, journey, at = cause.plan, cause.member, cause.journey, cause.at
+        place = (cause.due or 0, member.member_id, plan.id, *journey.started)
+        if self._defer(step.send.priority, place, member, partial(self._ask, cause, step)):
+            return False
         variant, template = "", step.send.template
         if step.variants:
             weights = [v.weight for v in step.variants]
@@ -219,9 +225,9 @@ class Journeys:
             member_id=member.member_id, campaign=plan.id, version=plan.version, instance_id=journey.instance_id,
             command_id=named, step=step.name, variant=variant, channel=step.send.channel, category=step.send.category,
             wanted_at_ms=wanted, lifetime_ms=step.send.lifetime_ms, timezone=plan.campaign.timezone,
-            profile=member.profile,
+            profile=member.profile, topic=step.send.topic, priority=step.send.priority,
         )  # fmt: skip
-        answer = self.arbiter(request, None, at.clock_ms)
+        answer = self.arbiter(request, member, at.clock_ms)
         if isinstance(answer, Held):
             if answer.until_ms < wanted + step.send.lifetime_ms:
                 journey.wanted = wanted
@@ -237,6 +243,11 @@ class Journeys:
             journey.outcomes = {**journey.outcomes, step.name: answer.reason}
             self._say(cause, "suppressed", answer.reason, request, answer.inputs)
         return True
+
+    def _ask(self, cause: Cause, step: SendStep) -> None:
+        """Ask for a message whose turn has come; meanwhile its journey may have ended."""
+        if any(journey is cause.journey for journey in cause.member.journeys):
+            self._guard(cause, partial(self._walk, cause, step.name))
 
     def _hold(self, cause: Cause, answer: Held, request: MessageRequest | None = None) -> None:
         """Stand at the send until the arbiter may be asked again; the hold ends on the clock, not on the watermark."""

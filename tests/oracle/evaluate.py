@@ -518,14 +518,24 @@ def key_of(values: tuple[Any, ...]) -> str:
 
 
 def fold(profile: Mapping[str, Any], event: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The profile after an event (45); consent is kept per channel."""
+    """The profile after an event (45); consent is kept per channel, and per topic of it (docs/policies.md)."""
     data = event.get("data") or {}
     if event["type"] in ("member.registered", "member.updated"):
         return {**profile, **data}
-    if event["type"] in ("consent.granted", "consent.revoked") and data.get("channel"):
+    revokes = event["type"] in ("consent.revoked", "engagement.unsubscribed", "engagement.complained")
+    channel = data.get("channel")
+    if (revokes or event["type"] == "consent.granted") and channel and channel != "topics":
         known = profile.get("consent")
         consent = dict(known) if isinstance(known, dict) else {}
-        return {**profile, "consent": consent | {data["channel"]: event["type"] == "consent.granted"}}
+        topics = dict(consent.get("topics") or {})
+        topic = data.get("topic") if event["type"] != "engagement.complained" else None
+        if topic:
+            said = {**topics.get(channel, {}), topic: not revokes}
+            return {**profile, "consent": consent | {"topics": topics | {channel: said}}}
+        if revokes and channel in topics:
+            del topics[channel]
+            consent["topics"] = topics
+        return {**profile, "consent": consent | {channel: not revokes}}
     return profile
 
 

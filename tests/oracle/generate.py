@@ -305,7 +305,8 @@ class LogMaker:
         """An event that changes the profile."""
         if self.rng.randrange(100) < 35:
             type_ = self.rng.choice(["consent.granted", "consent.revoked"])
-            return type_, {"channel": self.rng.choice(["email", "sms"])}
+            data = {"channel": self.rng.choice(["email", "sms"])}
+            return type_, data | ({"topic": "sale"} if len(self.log) % 4 == 1 else {})
         choices: dict[str, list[Any]] = {
             "staff": [True, False, None],
             "city": ["x", "y", None],

@@ -237,7 +237,7 @@ MUTATIONS = [
         lambda: rewrite(
             engine.PartitionEngine,
             "__init__",
-            ("self.applied_offset, self.clock_ms = _unpack", "self.applied_offset, _ = _unpack"),
+            ("self.clock_ms = int(head[1]), int(head[2])", "self.clock_ms = int(head[1]), 0"),
         ),
     ),
     Mutation(
@@ -254,6 +254,15 @@ MUTATIONS = [
         "no pacemaker",
         "an idle partition gets a tick when a timer is due",
         lambda: [put(pacemaker.Pacemaker, "beat", _nothing)],
+    ),
+    Mutation(
+        "share without rows",
+        "what members take from a budget is in the changelog before them",
+        lambda: rewrite(
+            engine.PartitionEngine,
+            "_close",
+            ("out.meta_first = self._arbiter.take_rows()", "out.meta_first = {}"),
+        ),
     ),
     Mutation("lateness ignored", "a timer waits for due + lateness", lateness_ignored),
     Mutation(

@@ -193,7 +193,7 @@ def test_record_of_format_2_is_read_as_one_without_journeys() -> None:
         assert as_values(member) == as_values(decode_member(key.decode(), encode_member(member, None)))
 
 
-@pytest.mark.parametrize("record", [b"\x94\x04\xc0\x05\x00", b"\x92\x04\xa1x", b"\x94\x63\xc0\x05\x00"])
+@pytest.mark.parametrize("record", [b"\x94\x05\xc0\x05\x00", b"\x92\x05\xa1x", b"\x94\x63\xc0\x05\x00"])
 def test_record_of_a_newer_format_is_refused(record: bytes) -> None:
     with pytest.raises(StateError, match="deploy a newer build|not a msgpack array of ours|unreadable"):
         decode_member("m", record)

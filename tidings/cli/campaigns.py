@@ -12,7 +12,6 @@ import click
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from agents.topics import EVENTS
-from schemas.campaign import Campaign
 from schemas.codec import decode_event, encode_event
 from schemas.errors import DecodeError, OperatorError
 from schemas.events import (
@@ -20,6 +19,8 @@ from schemas.events import (
     CAMPAIGN_SUSPENDED,
     CAMPAIGN_WITHDRAWN,
     CONTROL_TYPES,
+    POLICY_PUBLISHED,
+    POLICY_WITHDRAWN,
     RECORDED_AT_HEADER,
     Event,
 )
@@ -27,12 +28,14 @@ from schemas.findings import ERROR
 from schemas.ids import h128
 from schemas.instants import instant_ms, instant_text
 from streams.campaigns import load_campaign
+from streams.registry import POLICY_NAME
 from tidings.brokers import attach
 from tidings.cli.check import examine
 from tidings.cli.output import output_option, print_rows
+from tidings.cli.policies import read_policy, the_policy_file
 from tidings.cli.progress import Bar
 from tidings.config import Settings
-from tidings.files import campaign_paths, cases_path, read_text
+from tidings.files import campaign_paths, cases_path, is_policy, policy_paths, read_text
 from tidings.producing import Sender
 from tidings.web.ask import ask
 
@@ -40,7 +43,11 @@ POLL_S = 0.25  # an edit is to be live within a second: a quarter to see it, the
 READ_TIMEOUT_S = 30.0
 RECIPES = "recipes"  # their folder in that of the campaigns
 WITHDRAWN, MIXED = "withdrawn", "mixed"
-_STATES = {CAMPAIGN_PUBLISHED: "live", CAMPAIGN_WITHDRAWN: WITHDRAWN, CAMPAIGN_SUSPENDED: "suspended"}
+POLICY_TYPES = frozenset({POLICY_PUBLISHED, POLICY_WITHDRAWN})
+_STATES = {
+    CAMPAIGN_PUBLISHED: "live", CAMPAIGN_WITHDRAWN: WITHDRAWN, CAMPAIGN_SUSPENDED: "suspended",
+    POLICY_PUBLISHED: "live", POLICY_WITHDRAWN: WITHDRAWN,
+}  # fmt: skip
 COLUMNS = ("campaign", "version", "state", "partitions", "published_at", "title")
 
 broker_option = click.option("--broker", metavar="local|HOST:PORT,…", help="The broker; default TIDINGS_BROKER.")
@@ -91,7 +98,8 @@ def publish(
 ) -> None:
     """Check campaigns and make them live.
 
-    All of them are checked first, with templates and cases; one error, and none is published. A version is a hash of
+    All of them are checked first, with templates and cases; one error, and none is published. A policies.yaml in a
+    directory named goes out with them, first. A version is a hash of
     what a campaign means: one that is live already stays as it is.
 
     \b
@@ -107,9 +115,11 @@ def publish(
     before = _stamps(paths)
     if not _sound(paths, settings.templates_dir):
         sys.exit(1)
+    policies = the_policy_file(paths)
     sender = Sender(settings, EVENTS)
     known: dict[str, str] = {}
-    print_rows([_send(sender, path, known, as_of) for path in campaign_paths(paths)], output)
+    files = [*([policies] if policies else []), *campaign_paths(paths)]  # policies first: they protect from the start
+    print_rows([_send(sender, path, known, as_of) for path in files], output)
     if not watch:
         return
     click.echo("watching; end with Ctrl-C", err=True)
@@ -137,7 +147,8 @@ def changes(paths: tuple[str, ...], before: dict[Path, Any], pause_s: float = PO
 
 def _stamps(paths: Iterable[str]) -> dict[Path, Any]:
     stamps: dict[Path, Any] = {}
-    for path in campaign_paths([p for p in paths if Path(p).exists()]):
+    there = [p for p in paths if Path(p).exists()]
+    for path in [*campaign_paths(there), *policy_paths(there)]:
         try:
             stats = [file.stat() for file in (path, cases_path(path)) if file.is_file()]
         except OSError:  # renamed away between two looks: the next look sees what came of it
@@ -159,31 +170,33 @@ def _again(sender: Sender, path: Path, known: dict[str, str], templates_dir: Pat
         if not _sound((str(path),), templates_dir):
             click.echo(f"{path}: not published, what was live stays live", err=True)
             return
-        campaign = _load(path)
-        if known.get(campaign.campaign) != campaign.version:
+        name, version = _named(path)
+        if known.get(name) != version:
             print_rows([_send(sender, path, known)], output)
     except OperatorError as error:  # half a file, or one just removed: the next change is looked at again
         click.echo(str(error), err=True)
 
 
-def _load(path: Path) -> Campaign:
+def _named(path: Path) -> tuple[str, str]:
+    """Read the name and the version of what a file holds: a campaign, or the policies."""
+    if is_policy(path):
+        return POLICY_NAME, read_policy(path).version
     campaign, findings = load_campaign(read_text(path), str(path))
     if campaign is None:  # it changed between the check and now
         raise OperatorError("\n".join(map(str, findings)), exit_code=1)
-    return campaign
+    return campaign.campaign, campaign.version
 
 
 def _send(sender: Sender, path: Path, known: dict[str, str], as_of: int | None = None) -> dict[str, Any]:
-    campaign = _load(path)
-    data = {
-        "campaign": campaign.campaign, "version": campaign.version, "path": _shown(path), "yaml": read_text(path),
-    }  # fmt: skip
-    send_everywhere(sender, CAMPAIGN_PUBLISHED, data, recorded_at_ms=as_of)
-    known[campaign.campaign] = campaign.version
-    return {
-        "campaign": campaign.campaign, "version": campaign.version, "partitions": sender.partitions,
-        "path": data["path"],
-    }  # fmt: skip
+    name, version = _named(path)
+    data: dict[str, Any] = {"version": version, "path": _shown(path), "yaml": read_text(path)}
+    if is_policy(path):
+        kind, data["partitions"] = POLICY_PUBLISHED, sender.partitions
+    else:
+        kind, data["campaign"] = CAMPAIGN_PUBLISHED, name
+    send_everywhere(sender, kind, data, recorded_at_ms=as_of)
+    known[name] = version
+    return {"campaign": name, "version": version, "partitions": sender.partitions, "path": data["path"]}
 
 
 def _shown(path: Path) -> str:
@@ -202,7 +215,7 @@ def send_everywhere(
     Args:
         sender: to `events`.
         kind: its event type.
-        data: names the campaign under `campaign`.
+        data: names the campaign under `campaign`; policies have no name.
         now_ms: when it happens; None: now.
         recorded_at_ms: the append time it takes part in the log with (see `schemas.events.append_ms_of`); None: the
             broker's.
@@ -211,7 +224,9 @@ def send_everywhere(
         OperatorError: the broker did not take all copies (exit code 3).
     """
     at = int(time.time() * 1000) if now_ms is None else now_ms
-    event_id = h128(kind, data["campaign"], str(data.get("version", "")), str(at))  # one id for all copies
+    event_id = h128(
+        kind, data.get("campaign", POLICY_NAME), str(data.get("version", "")), str(at)
+    )  # one id for all copies
     value = encode_event(Event(kind, at, event_id, None, data, source="tidings"))
     headers = {} if recorded_at_ms is None else {RECORDED_AT_HEADER: b"%d" % recorded_at_ms}
     for partition in range(sender.partitions):
@@ -233,6 +248,8 @@ def send_everywhere(
 def withdraw(names: tuple[str, ...], broker: str | None, output: str) -> None:
     """End campaigns: no new starts, and what waits is dropped. Published again, their caps still hold.
 
+    policies.yaml withdraws the policies: no frequency caps, quiet hours and budgets from then on.
+
     \b
     Examples:
       python -m tidings campaigns withdraw thank_you
@@ -248,7 +265,10 @@ def withdraw(names: tuple[str, ...], broker: str | None, output: str) -> None:
     sender = Sender(settings, EVENTS)
     rows = []
     for name in names:
-        send_everywhere(sender, CAMPAIGN_WITHDRAWN, {"campaign": name})
+        if name == POLICY_NAME:
+            send_everywhere(sender, POLICY_WITHDRAWN, {})
+        else:
+            send_everywhere(sender, CAMPAIGN_WITHDRAWN, {"campaign": name})
         rows.append({"campaign": name, "state": WITHDRAWN, "partitions": sender.partitions})
     print_rows(rows, output)
 
@@ -368,7 +388,7 @@ def from_log(settings: Settings) -> list[dict[str, Any]]:
     last: dict[str, dict[int, Event]] = {}
     count, records = _control_records(settings)
     for partition, event in records:
-        name = event.data.get("campaign")
+        name = POLICY_NAME if event.type in POLICY_TYPES else event.data.get("campaign")
         if isinstance(name, str):
             copies = last.setdefault(name, {})
             if event.type == CAMPAIGN_SUSPENDED and partition in copies:
@@ -381,8 +401,8 @@ def _row(name: str, copies: dict[int, Event], count: int) -> dict[str, Any]:
     newest = max(copies.values(), key=lambda event: event.occurred_at_ms)
     same = [e for e in copies.values() if (e.type, e.data.get("version")) == (newest.type, newest.data.get("version"))]
     whole = len(same) == count
-    text = newest.data.get("yaml") if newest.type != CAMPAIGN_WITHDRAWN else ""
-    campaign, _ = load_campaign(text if isinstance(text, str) else "", name)
+    text = newest.data.get("yaml") if newest.type not in (CAMPAIGN_WITHDRAWN, POLICY_WITHDRAWN) else ""
+    campaign = load_campaign(text if isinstance(text, str) else "", name)[0] if name != POLICY_NAME else None
     return {
         "campaign": name,
         "version": newest.data.get("version", ""),
@@ -452,7 +472,7 @@ def _read_to(consumer: Consumer, ends: dict[int, int], bar: Bar) -> Iterator[tup
 
 def _control(message: Message) -> Event | None:
     value = message.value()
-    if value is None or message.key() is not None or b'"campaign.' not in value:
+    if value is None or message.key() is not None or not (b'"campaign.' in value or b'"policy.' in value):
         return None  # most records: not worth decoding
     try:
         event = decode_event(value)

@@ -19,6 +19,7 @@ from streams.case_runs import check_case
 from streams.cases import read_cases
 from streams.patterns.plan import Plan
 from tidings.cli.output import output_option, print_rows
+from tidings.cli.policies import policy_findings
 from tidings.cli.progress import Bar
 from tidings.config import Settings
 from tidings.files import CASES_ENDINGS, YAML_ENDINGS, campaign_paths, cases_path, is_cases, read_text, read_texts
@@ -30,6 +31,7 @@ class Report(msgspec.Struct):
     """What a check found. `cases`: how many were run; `failed`: how many of them differed."""
 
     campaigns: int = 0
+    policies: int = 0
     cases: int = 0
     failed: int = 0
     findings: list[Finding] = []
@@ -72,9 +74,10 @@ def examine(paths: tuple[str, ...], templates_dir: Path) -> Report:
         OperatorError: a path does not exist, or there is no campaign there.
     """
     files = campaign_paths(_beside(Path(path)) for path in paths)
-    if not files:
+    policies, policy_found = policy_findings(paths)
+    if not files and not policies:
         raise OperatorError(f"{', '.join(paths)}: no campaigns here (got no *.yaml); name a directory that has some")
-    report = Report(campaigns=len(files))
+    report = Report(campaigns=len(files), policies=policies, findings=policy_found)
     loader = TemplateFiles(templates_dir)
     texts = read_texts(files)
     _, together = load_campaigns(texts)
@@ -151,6 +154,7 @@ def _print(report: Report, output: str) -> None:
         return
     counts: dict[str, Any] = {
         "campaigns": report.campaigns,
+        "policies": report.policies,
         "cases": report.cases,
         "cases_failed": report.failed,
         "errors": report.count(ERROR),
@@ -162,7 +166,9 @@ def _print(report: Report, output: str) -> None:
     for finding in report.findings:
         click.echo(f"{finding.severity}: {finding}")
     click.echo(
-        f"{_many(report.campaigns, 'campaign')}, {_many(report.cases, 'case')}"
+        f"{_many(report.campaigns, 'campaign')}, "
+        + (f"{_many(report.policies, 'policy file')}, " if report.policies else "")
+        + f"{_many(report.cases, 'case')}"
         + (f" ({report.failed} failed)" if report.failed else "")
         + f": {_many(counts['errors'], 'error')}, {_many(counts['warnings'], 'warning')}"
     )

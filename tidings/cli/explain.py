@@ -14,6 +14,7 @@ from schemas.errors import CampaignError, DecodeError, OperatorError, RegistryUn
 from schemas.events import Event, Record, append_ms_of
 from schemas.findings import errors
 from schemas.instants import instant_ms
+from schemas.policy import Policy
 from streams.campaigns import load_campaigns
 from streams.explain import explain as explain_member
 from streams.narrate import narrate
@@ -21,6 +22,7 @@ from streams.patterns.plan import Plan
 from streams.patterns.spell import nearest
 from streams.replay import Line, read_log
 from tidings.brokers import attach
+from tidings.cli.policies import policy_of
 from tidings.cli.progress import Bar
 from tidings.config import Settings
 from tidings.files import FORMATS, EventFiles, campaign_paths, read_texts
@@ -83,14 +85,14 @@ def explain(
     """
     if live == bool(sources):
         raise OperatorError(f"explain: say --events FILE or --live (got {'both' if live else 'neither'})")
-    plans = _plans(campaigns)
+    plans, policy = _plans(campaigns), policy_of(campaigns)
     at_ms = _moment(at)
     if live:
-        told = _from_broker(member_id, name, plans, at_ms, broker, partition)
+        told = _from_broker(member_id, name, plans, policy, at_ms, broker, partition)
     else:
         files = EventFiles(sources, kind)
         with Bar("reading", files.size) as bar:
-            told = explain_member(_shown(files, bar), plans, member_id, campaign=name, at_ms=at_ms)
+            told = explain_member(_shown(files, bar), plans, member_id, campaign=name, at_ms=at_ms, policy=policy)
     if name is not None and name not in told["known_campaigns"]:
         near = nearest(name, told["known_campaigns"])
         known = f"did you mean '{near}'?" if near else f"there are {', '.join(told['known_campaigns']) or 'none'}"
@@ -136,6 +138,7 @@ def _from_broker(
     member_id: str,
     name: str | None,
     plans: list[Plan] | None,
+    policy: Policy | None,
     at_ms: int | None,
     broker: str | None,
     partition: int | None,
@@ -155,7 +158,9 @@ def _from_broker(
         if number not in found.partitions:
             raise OperatorError(f"--partition: {EVENTS} has {len(found.partitions)} of them, from 0 (got {number})")
         log = _log(consumer, number, member_id, decoder_of(settings))
-        return explain_member(log, plans, member_id, campaign=name, at_ms=at_ms, partition=number, topic=EVENTS)
+        return explain_member(
+            log, plans, member_id, campaign=name, at_ms=at_ms, partition=number, topic=EVENTS, policy=policy
+        )
     except KafkaException as error:
         raise _unreachable(settings.bootstrap, error.args[0].str()) from None
     except RegistryUnreachable as error:

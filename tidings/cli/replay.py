@@ -10,6 +10,7 @@ import orjson
 from schemas.errors import CampaignError, OperatorError
 from schemas.events import Event, Record
 from schemas.findings import errors
+from schemas.policy import Policy
 from streams.campaigns import load_campaigns
 from streams.epoch import Epoch
 from streams.patterns.plan import Plan
@@ -17,6 +18,7 @@ from streams.replay import read_log
 from streams.replay import replay as run_log
 from tidings.cli.output import FORMATS as OUTPUTS
 from tidings.cli.output import print_rows
+from tidings.cli.policies import policy_of
 from tidings.cli.progress import Bar
 from tidings.collector import quiet_gc
 from tidings.files import FORMATS, EventFiles, campaign_paths, read_texts
@@ -55,7 +57,8 @@ def replay(
 ) -> None:
     """Run campaigns over a recorded log: the same engine, without a broker, the same ids.
 
-    A directory means every *.yaml below it, but for *.cases.yaml. The lines of the log are the records of one
+    A directory means every *.yaml below it, but for *.cases.yaml; policies.yaml holds as it would when published, a
+    budget whole in each partition. The lines of the log are the records of one
     partition: `appended_at`, or else `occurred_at`, moves the clock. What is pending at its end stays pending; a record
     of type tick, without a member, only moves the clock.
 
@@ -70,13 +73,14 @@ def replay(
     stderr and change nothing else.
     """  # noqa: D301 click wants the character itself
     plans = _plans(campaigns, from_log)
+    policy = policy_of(campaigns)
     files = EventFiles(sources, kind)
     faults = Faults(files)
     with Bar("replaying", files.size) as bar, quiet_gc():
         if partition_field is None:
-            epochs: Iterable[Epoch] = _one_log(files, plans, bar, faults)
+            epochs: Iterable[Epoch] = _one_log(files, plans, policy, bar, faults)
         else:
-            epochs = _partitions(files, plans, partition_field, bar, faults)
+            epochs = _partitions(files, plans, policy, partition_field, bar, faults)
         _print(_rows(epochs, show), output)
     faults.report(show)
 
@@ -128,14 +132,18 @@ class Faults:
         click.echo(f"{count:,} of {self.files.count:,} lines could not be used{more}", err=True)
 
 
-def _one_log(files: EventFiles, plans: list[Plan] | None, bar: Bar, faults: Faults) -> Iterator[Epoch]:
-    for epoch in run_log(read_log(files.lines()), plans):
+def _one_log(
+    files: EventFiles, plans: list[Plan] | None, policy: Policy | None, bar: Bar, faults: Faults
+) -> Iterator[Epoch]:
+    for epoch in run_log(read_log(files.lines()), plans, policy=policy):
         bar.at(files.position(), f"{epoch.last_offset + 1:,} events")
         faults.take(epoch)
         yield epoch
 
 
-def _partitions(files: EventFiles, plans: list[Plan] | None, name: str, bar: Bar, faults: Faults) -> Iterator[Epoch]:
+def _partitions(
+    files: EventFiles, plans: list[Plan] | None, policy: Policy | None, name: str, bar: Bar, faults: Faults
+) -> Iterator[Epoch]:
     """Replay each partition's lines as a log of its own, one partition after the other."""
     logs: dict[int, list[tuple[int, int, bytes]]] = {}
     for number, line in enumerate(files.lines()):
@@ -151,7 +159,7 @@ def _partitions(files: EventFiles, plans: list[Plan] | None, name: str, bar: Bar
     for partition in sorted(logs):
         log = logs.pop(partition)
         line_of = {offset: number for offset, number, _ in log}
-        for epoch in run_log(_renumbered(log), plans, partition=partition):
+        for epoch in run_log(_renumbered(log), plans, partition=partition, policy=policy):
             bar.at(files.position(), f"partition {partition}")
             faults.take(epoch, line_of.__getitem__)
             yield epoch

@@ -6,17 +6,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from agents.topics import EVENTS
 from schemas.codec import encode_event
 from schemas.errors import CampaignError, OperatorError
-from schemas.events import CAMPAIGN_PUBLISHED, Event
+from schemas.events import CAMPAIGN_PUBLISHED, POLICY_PUBLISHED, Event
 from schemas.findings import errors
 from streams.campaigns import load_campaign
 from tidings.cli.campaigns import send_everywhere
+from tidings.cli.policies import read_policy, the_policy_file
 from tidings.config import Settings
 from tidings.demo.script import Sending, day, opening, reaction, replace_time, shop_span_ms
-from tidings.files import campaign_paths, read_texts
+from tidings.files import campaign_paths, read_text, read_texts
 from tidings.producing import Sender
 from tidings.smtp_server import ReceivedMail
 
@@ -44,11 +46,16 @@ class Load:
         self.sender = Sender(settings, EVENTS)
 
     def publish(self, campaigns: Path) -> None:
-        """Publish the campaigns of a file or directory: a copy of each on every partition.
+        """Publish the campaigns of a file or directory, and the policies beside them: a copy on every partition.
 
         Raises:
             CampaignError: one cannot be run.
         """
+        file = the_policy_file([campaigns])
+        if file is not None:
+            version = read_policy(file).version
+            data: dict[str, Any] = {"version": version, "path": file.name, "yaml": read_text(file)}
+            send_everywhere(self.sender, POLICY_PUBLISHED, data | {"partitions": self.sender.partitions})
         for path, text in read_texts(campaign_paths([campaigns])):
             campaign, findings = load_campaign(text, path)
             if campaign is None or errors(findings):

@@ -117,7 +117,8 @@ class Judge:
             event.setdefault("event_id", f"events/{partition}/{r.offset}")
             events.append({**event, "appended_at": r.timestamp})
         lines, firings = self._source.journeys(work.campaigns, events)
-        self._journeys(partition, lines, said)
+        if not work.guarded:
+            self._journeys(partition, lines, said)
         want = {f["instance_id"]: f for f in firings}
         self.firings += len(want)
         got: dict[str, list[Any]] = {}

@@ -1,5 +1,6 @@
 """What happens on the topic `events` of one run: campaigns and records per partition, from a seeded source."""
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,6 +17,7 @@ from tidings.simulation.world import World
 
 json_bytes = msgspec.json.Encoder(order="deterministic").encode
 Json = dict[str, Any]
+SEND = {"channel": "email", "template": "hello"}
 
 
 class Source(Protocol):
@@ -38,13 +40,14 @@ class PartitionWork:
     """One partition: `lines` are (append time, member key, record), in log order.
 
     `plans`: fixed ones, None when control records on the log publish them. `edited`: the log changes campaigns after
-    its first event, which the oracle does not know.
+    its first event, which the oracle does not know. `guarded`: policies hold, which that of journeys does not know.
     """
 
     campaigns: list[Json]
     plans: list[Plan] | None
     lines: list[tuple[int, bytes | None, bytes]]
     edited: bool = False
+    guarded: bool = False
     lateness_ms: dict[str, int] = field(default_factory=dict)
 
 
@@ -52,7 +55,10 @@ def make_partition(seed: int, partition: int, source: Source, world: World, faul
     """Make the work of one partition: a case of the source, spread over control records, duplicates and ticks."""
     rng = world.rng
     campaigns, events = source.case(seed * 4 + partition, 3, most)
-    lines = [_line(event, partition) for event in with_append_times(events)]
+    # Chance of its own: what is drawn here changes no other draw of the seed.
+    own = random.Random(f"policies {seed} {partition}")  # noqa: S311 seeded chance of a simulation
+    guarded = own.random() < 0.4
+    lines = [_line(event, partition, guarded) for event in with_append_times(events)]
     found = [(c, load_campaign(spell(c), "campaign.yaml", lenient=True)[0]) for c in campaigns]
     campaigns = [campaign for campaign, read in found if read is not None]  # a source may make what is refused
     loaded = [read for _, read in found if read is not None]
@@ -65,7 +71,16 @@ def make_partition(seed: int, partition: int, source: Source, world: World, faul
         work.plans = [Plan(read) for read in loaded]
         return work
     first = lines[0][0] if lines else world.now
-    head = [(first, None, _published(campaign, first)) for campaign in campaigns]
+    for campaign in [c for c in campaigns if "flow" not in c] if guarded else ():
+        campaign["send"] = {**campaign.get("send", SEND), "priority": own.choice([10, 50, 60])}
+    head: list[tuple[int, bytes | None, bytes]] = [(first, None, _published(campaign, first)) for campaign in campaigns]
+    work.guarded = guarded
+    if guarded:
+        head.append((first, None, _policies(own, first)))
+        head += [_line(_willing(key.decode(), first), partition, True) for key in _members(lines)]
+        for _ in range(own.choice([0, 0, 1, 2]) if lines else 0):
+            place = own.randrange(len(lines))
+            lines.insert(place, (lines[place][0], None, _policies(own, lines[place][0])))
     if faults.anywhere("edits") and rng.random() < 0.5 and lines and campaigns:
         work.edited = True
         other, _ = source.case(seed * 4 + partition + 1_000_003, 3, 5)
@@ -90,13 +105,15 @@ def _ms(value: Any) -> int:
     return value if isinstance(value, int) else round(datetime.fromisoformat(value).timestamp() * 1000)
 
 
-def _line(event: Json, partition: int) -> tuple[int, bytes | None, bytes]:
+def _line(event: Json, partition: int, guarded: bool) -> tuple[int, bytes | None, bytes]:
     body = {name: value for name, value in event.items() if name != "appended_at"}
     member = body.get("member_id")
     if member is not None:
         member = body["member_id"] = f"{member}.{partition}"
         if body["type"] in ("member.registered", "member.updated"):
-            body["data"] = {**body["data"], "email": f"{member}@members.example"}
+            # Under policies some share a mailbox: members whose numbers differ by two.
+            mailbox = f"{int(member[1]) % 2}.{partition}" if guarded and member[1:2].isdigit() else member
+            body["data"] = {**body["data"], "email": f"{mailbox}@members.example"}
     return event["appended_at"], None if member is None else member.encode(), json_bytes(body)
 
 
@@ -109,6 +126,40 @@ def _published(campaign: Mapping[str, Any], a: int) -> bytes:
     name = campaign["campaign"]
     data = {"campaign": name, "version": "", "yaml": spell(campaign), "path": f"{name}.yaml"}
     return json_bytes({"type": "campaign.published", "member_id": None, "occurred_at": a, "data": data})
+
+
+def _members(lines: Sequence[tuple[int, bytes | None, bytes]]) -> list[bytes]:
+    return sorted({key.split(b".")[0] for _, key, _ in lines if key is not None})
+
+
+def _willing(member: str, a: int) -> Json:
+    """Make an event by which a member may be written to: else the arbiter would have little to say."""
+    data = {"consent": {"email": True}}
+    return {"type": "member.registered", "member_id": member, "occurred_at": a, "appended_at": a, "data": data}
+
+
+def _policies(rng: random.Random, a: int) -> bytes:
+    """Make a control record that publishes policies, or withdraws them."""
+    if rng.random() < 0.15:
+        return json_bytes({"type": "policy.withdrawn", "member_id": None, "occurred_at": a, "data": {}})
+    caps: list[Json] = [
+        {"limit": f"{rng.choice([1, 2, 3])} per {rng.choice(['8s', '1m', '1d', 'calendar day', 'calendar month'])}"}
+        for _ in range(rng.choice([0, 1, 2]))
+    ]
+    if caps and rng.random() < 0.3:
+        caps[0]["reserve"] = "1 for priority 60"
+    policy: Json = {"timezone": rng.choice(["UTC", "Europe/Moscow", "America/Sao_Paulo"]), "caps": caps}
+    if rng.random() < 0.3:
+        to, then = rng.choice(["08:54", "08:55", "09:05", "13:00"]), rng.choice(["hold", "hold", "cancel"])
+        policy["quiet_hours"] = [{"from": "08:50", "to": to, "then": then}]  # the logs begin at 08:53
+    if rng.random() < 0.5:
+        policy["budgets"] = [{"limit": f"{rng.choice([2, 5, 20])} {rng.choice(['per calendar day', 'in all'])}"}]
+    if rng.random() < 0.5:
+        policy["dedupe"] = {"address": rng.choice(["20s", "1m", "1d"])}
+    if rng.random() < 0.3:
+        policy["control_group"] = {"percent": 30, "salt": "s"}
+    data = {"version": "", "yaml": spell(policy), "path": "policies.yaml", "partitions": rng.choice([1, 2])}
+    return json_bytes({"type": "policy.published", "member_id": None, "occurred_at": a, "data": data})
 
 
 def _withdrawn(name: str, a: int) -> bytes:
