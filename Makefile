@@ -4,10 +4,10 @@
 PYTHON3 ?= python3
 PY := .venv/bin/python
 ARGS ?=
-SEEDS ?= 1..2000
+SEEDS ?= 1..500
 FAULTS_SHORT ?=
 # Most of the tests' time is waiting for sessions, timers and outages, not work.
-WORKERS ?= 2
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up test lint format bench faults simulate lock clean venv venv-dev
