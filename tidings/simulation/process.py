@@ -214,7 +214,9 @@ class Process:
             return
         self.deaf = True
         self.shared.world.tell(f"{self.name}: heartbeats lost for {length_ms} ms")
-        self.worker.lease.heard(self.shared.group.silent(self, lambda: self.deaf) / 1000)
+        ago_ms = self.shared.group.silent(self, lambda: self.deaf)
+        if self.shared.group.knows(self):  # else it is deaf anew before it heard that the group goes on without it
+            self.worker.lease.heard(ago_ms / 1000)
 
         def hear() -> None:
             self.deaf = False
