@@ -320,6 +320,8 @@ def _journey(tracer: Tracer, life: Life) -> dict[str, Any] | None:
     if journey is None and not life.journey:
         return None
     steps = taken(life.journey, _at)
+    for step in steps:
+        step["arbiter"] = _arbiter(step["inputs"])
     for step, decision in zip(steps, life.journey, strict=True):
         command = _command(tracer, decision) if decision.outcome == "eligible" else None
         step["receipts"] = command["receipts"] if command is not None else []

@@ -182,6 +182,9 @@ def _fired(life: Json, ended: Json) -> Iterator[str]:
     command = life["command"]
     if life["journey"] is not None:
         yield f"fired at {_when(ended['at'])}; its journey:"
+        if ended["how"] == "completed" and ended["reason"] == "quiet_hours":  # a plain send that was held at once
+            yield f"  {_when(ended['at'])}: held: {ended['reason']}"
+            yield from (f"    {line}" for line in _arbitrated(ended.get("arbiter") or {}))
         yield from (f"  {line}" for line in _journey(life["journey"]))
         return
     if command is None:
@@ -203,14 +206,17 @@ def _journey(journey: Json) -> Iterator[str]:
         if step["outcome"] == "eligible":
             variant = f", variant {step['variant']}" if step["variant"] else ""
             yield f"{where}{_when(step['at'])}: {step['channel']} command {step['command_id']}{variant}"
+            yield from (f"  {line}" for line in _arbitrated(step["arbiter"] or {}))
             for receipt in step["receipts"]:
                 yield f"  delivery: {receipt['status']} at {_when(receipt['at'])}"
         elif step["outcome"] == "assigned":
             yield f"{where}{_when(step['at'])}: goes the way '{step['variant']}'"
         elif step["outcome"] == "suppressed":
             yield f"{where}{_when(step['at'])}: did not send: {_SUPPRESSED.get(step['reason'], step['reason'])}"
+            yield from (f"  {line}" for line in _arbitrated(step["arbiter"] or {}))
         elif step["outcome"] == "held":
             yield f"{where}{_when(step['at'])}: held: {step['reason']}"
+            yield from (f"  {line}" for line in _arbitrated(step["arbiter"] or {}))
         else:
             yield f"{where}{_when(step['at'])}: {step['outcome']}, {step['reason']}{by}"
     stands = journey["stands_at"]

@@ -7,8 +7,19 @@ from schemas.events import Record
 from streams.explain import explain
 from streams.narrate import narrate
 from streams.replay import read_log
-from tests.helpers.runs import HOUR, event
-from tests.streams.policies.test_judge import ORDER, T, bounce, campaign, json_lines, member, orders, policies
+from tests.helpers.runs import HOUR, event, tick
+from tests.streams.policies.test_judge import (
+    NIGHT,
+    ORDER,
+    T,
+    bounce,
+    campaign,
+    flow,
+    json_lines,
+    member,
+    orders,
+    policies,
+)
 
 
 def told(policy, *events, plans=None):
@@ -73,3 +84,20 @@ def test_policies_published_on_the_log_are_told_too():
     log = list(read_log(json_lines([begun, published, member(), *orders(2)])))
     assert all(isinstance(record, Record) for record, _ in log)
     assert "frequency cap" in narrate(explain(log, None, "m1"))
+
+
+def test_a_held_message_is_told_with_its_hours_and_then_with_its_caps():
+    policy = policies(quiet_hours=NIGHT, caps=[{"limit": "1 per 1d"}])
+    night = [member(timezone="Europe/Moscow"), event(ORDER, T + 19 * HOUR, "o")]
+    _, text = told(policy, *night)
+    assert "held: quiet_hours" in text
+    assert "quiet 21:00-09:00, it was 2026-03-02T22:00:00+03:00 in Europe/Moscow, free at 2026-03-03T06:00:00Z" in text
+    _, text = told(policy, *night, tick(T + 30 * HOUR))
+    assert "0 of 1 sent (1 per 1d)" in text
+
+
+def test_a_message_of_a_journey_is_told_with_its_caps():
+    _, text = told(policies(caps=[{"limit": "1 per 1d"}]), member(), *orders(1), plans=[flow("f", 50, second=50)])
+    assert "0 of 1 sent (1 per 1d)" in text
+    assert "did not send: frequency cap" in text
+    assert "1 of 1 sent at 2026-03-02T01:00:00Z (1 per 1d), free again at 2026-03-03T01:00:00Z" in text
