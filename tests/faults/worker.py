@@ -4,14 +4,13 @@ import contextlib
 import os
 import signal
 import struct
-import subprocess
 import sys
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tidings.brokers import guard
+from tidings.brokers.guarded import GuardedProcess
 from tidings.config import Settings
 from tidings.processes import Child, Program
 from tidings.standing import is_ready
@@ -55,13 +54,11 @@ class Worker(Child):
         env |= {"FAULTS_CLOCK": str(self._clock), "FAULTS_POINT": str(self.point)}
         # The guard wants a descriptor to keep open: /dev/null will do, nobody waits for it.
         with self.log_path.open("a") as output, open(os.devnull) as nothing:
-            self._guard = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(Path(guard.__file__)), str(STOP_S), str(nothing.fileno())]
-                + [sys.executable, "-m", "tests.faults.process", *self.program.words],
-                env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, text=True,
-                pass_fds=(nothing.fileno(),), start_new_session=True, cwd=Path(__file__).parents[2],
+            self._process = GuardedProcess(
+                [sys.executable, "-m", "tests.faults.process", *self.program.words],
+                stop_s=STOP_S, lock=nothing.fileno(), output=output, env=env,
             )  # fmt: skip
-        self.pid = int((self._guard.stdout.readline() if self._guard.stdout else "") or 0)
+        self.pid = self._process.pid
         self.frozen = False
         self.lives.append(Life(time.monotonic()))
 
@@ -70,7 +67,7 @@ class Worker(Child):
 
     @property
     def running(self) -> bool:
-        return self._guard is not None and self._guard.poll() is None
+        return self._process is not None and self._process.ended() is None
 
     @property
     def ready(self) -> bool:
