@@ -5,6 +5,7 @@ from schemas.address import address_digest
 from schemas.commands import SendMessage
 from schemas.events import Event
 from schemas.ids import h128
+from schemas.references import reference_of
 
 
 def receipt(command: SendMessage, entry: Entry, provider: str, provider_message_id: str) -> Event:
@@ -19,13 +20,8 @@ def receipt(command: SendMessage, entry: Entry, provider: str, provider_message_
         member_id=command.member_id,
         source="tidings-delivery",
         causation_id=command.command_id,
-        data={
-            "command_id": command.command_id,
-            "campaign": command.campaign,
-            "version": command.version,
-            "instance_id": command.instance_id,
-            "step": command.step,
-            "channel": command.channel,
+        data=reference_of(command).facts()
+        | {
             "status": entry.status,
             "attempt": entry.attempt,
             "provider": provider,
@@ -33,9 +29,7 @@ def receipt(command: SendMessage, entry: Entry, provider: str, provider_message_
             "code": str(entry.code) if entry.code else "",
             "reason": entry.reason,
             "detail": entry.detail,
-            "template": command.template,
             "address_digest": address_digest(command.channel, command.address),
-            "attribution_window_ms": command.attribution_window_ms,
         }
         | ({"kind": "hard" if entry.reason == "recipient_refused" else "block"} if entry.status == "bounced" else {}),
     )

@@ -1,31 +1,21 @@
 """The token that a provider gives back with its receipts: which message they are about, signed against forgery.
 
-    token = base64url(msgpack [1, command_id, member_id, …]) "." base64url(HMAC-SHA256, first 16 bytes)
-
-It names the message whole, so that whoever receives the receipt needs to look nothing up. It holds no address.
+Its form is that of `schemas/tokens.py`. It names the message whole, so that whoever receives the receipt needs to look
+nothing up. It holds no address.
 """
 
-import base64
-import hashlib
-import hmac
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from schemas.commands import SendMessage
-from schemas.errors import TidingsError
 from schemas.events import Event
 from schemas.ids import h128
+from schemas.tokens import Signing
 
 FORMAT = 1
-SIGNATURE_BYTES = 16
 MAX_TOKEN = 1_500
-_CONTEXT = b"tidings receipt v1\0"  # the same secret signs other things
-
-
-class UnknownReference(TidingsError):
-    """A token that we did not sign."""
 
 
 class Reference(msgspec.Struct, frozen=True, array_like=True):
@@ -42,9 +32,21 @@ class Reference(msgspec.Struct, frozen=True, array_like=True):
     template: str
     attribution_window_ms: int
 
+    def facts(self) -> dict[str, Any]:
+        """Return what every receipt's event says of its message."""
+        return {
+            "command_id": self.command_id,
+            "campaign": self.campaign,
+            "version": self.version,
+            "instance_id": self.instance_id,
+            "step": self.step,
+            "channel": self.channel,
+            "template": self.template,
+            "attribution_window_ms": self.attribution_window_ms,
+        }
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Reference).decode
+
+_signing = Signing(Reference, "receipt", b"tidings receipt v1\0", MAX_TOKEN)
 
 
 def reference_of(command: SendMessage) -> Reference:
@@ -57,31 +59,18 @@ def reference_of(command: SendMessage) -> Reference:
 
 def sign_reference(secret: bytes, reference: Reference) -> str:
     """Make the token. `secret`: at least 16 bytes."""
-    body = _encode(reference)
-    return f"{_text(body)}.{_text(_signature(secret, body))}"
+    return _signing.sign(secret, reference)
 
 
 def read_reference(secrets: Sequence[bytes], token: str) -> Reference:
     """Read a token signed with any of `secrets`.
 
     Raises:
-        UnknownReference: it is not ours, whatever it is.
+        TokenError: it is not ours, whatever it is.
     """
-    if len(token) > MAX_TOKEN or token.count(".") != 1 or not token.isascii():
-        raise UnknownReference("receipt: not a token of ours")
-    try:
-        body, signature = (base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)) for part in token.split("."))
-    except ValueError:
-        raise UnknownReference("receipt: not a token of ours") from None
-    # All are compared, each in constant time: how long it takes tells nothing.
-    if not any([hmac.compare_digest(_signature(secret, body), signature) for secret in secrets]):  # noqa: C419
-        raise UnknownReference("receipt: not signed by us")
-    try:
-        reference = _decode(body)
-    except msgspec.MsgspecError:
-        raise UnknownReference("receipt: a token of another format") from None
+    reference = _signing.read(secrets, token)
     if reference.format != FORMAT:
-        raise UnknownReference("receipt: a token of another format")
+        raise _signing.other_format()
     return reference
 
 
@@ -97,25 +86,5 @@ def told_event(reference: Reference, axis: str, status: str, provider: str, at_m
         member_id=reference.member_id,
         source="tidings-receipts",
         causation_id=reference.command_id,
-        data={
-            "command_id": reference.command_id,
-            "campaign": reference.campaign,
-            "version": reference.version,
-            "instance_id": reference.instance_id,
-            "step": reference.step,
-            "channel": reference.channel,
-            "provider": provider,
-            "template": reference.template,
-            "attribution_window_ms": reference.attribution_window_ms,
-        }
-        | ({"status": status} if axis == "delivery" else {})
-        | more,
+        data=reference.facts() | {"provider": provider} | ({"status": status} if axis == "delivery" else {}) | more,
     )
-
-
-def _signature(secret: bytes, body: bytes) -> bytes:
-    return hmac.digest(secret, _CONTEXT + body, hashlib.sha256)[:SIGNATURE_BYTES]
-
-
-def _text(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")

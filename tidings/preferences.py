@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from urllib.parse import parse_qs
 
 from schemas.events import Event
-from schemas.unsubscribe import TokenError, choice, verify
+from schemas.tokens import TokenError
+from schemas.unsubscribe import choice, verify
 from tidings.unsubscribe import PAGE
 
 YES, NO, KEEP = "yes", "no", "keep"

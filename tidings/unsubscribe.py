@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from schemas.events import Event
-from schemas.unsubscribe import TokenError, revocation, verify
+from schemas.tokens import TokenError
+from schemas.unsubscribe import revocation, verify
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">

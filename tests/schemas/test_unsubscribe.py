@@ -2,7 +2,8 @@
 
 import pytest
 
-from schemas.unsubscribe import Leaving, TokenError, revocation, sign, unsubscribe_url, verify
+from schemas.tokens import TokenError
+from schemas.unsubscribe import Leaving, revocation, sign, unsubscribe_url, verify
 
 SECRET, OLD = b"s" * 32, b"o" * 32
 LEAVING = Leaving(1, "m1", "email", "marketing", "c" * 32)

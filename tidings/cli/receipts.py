@@ -11,7 +11,8 @@ import click
 from agents.topics import EVENTS
 from schemas.codec import encode_event
 from schemas.errors import OperatorError
-from schemas.references import UnknownReference, read_reference
+from schemas.references import read_reference
+from schemas.tokens import TokenError
 from sinks.reports import MAX_BYTES, Report, read_report, told
 from tidings.brokers import attach
 from tidings.cli.output import output_option, print_rows
@@ -67,7 +68,7 @@ def _take(name: str, report: Report | None, secret: bytes, sender: Sender, now_m
         return "no_report"
     try:
         reference = read_reference([secret], report.token)
-    except UnknownReference:
+    except TokenError:
         if unknown < TOLD_SHOWN:
             of = f"Message-ID of command {report.command}" if report.command else "no Message-ID of ours"
             click.echo(f"{name}: reports about a mail without a token that we signed (got {of}); left out", err=True)

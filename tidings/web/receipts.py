@@ -18,7 +18,8 @@ from agents.send_one import Metrics
 from agents.topics import EVENTS
 from schemas.codec import encode_event
 from schemas.events import Event
-from schemas.references import UnknownReference, read_reference, told_event
+from schemas.references import read_reference, told_event
+from schemas.tokens import TokenError
 from sinks.channels.config import ProvidersConfig
 from sinks.channels.kinds import ProviderSpec, teller_of
 from sinks.channels.receipts import HookCall, Teller, Unsigned
@@ -72,7 +73,7 @@ class Receipts:
         teller = self._teller(provider)
         try:
             reference = read_reference(self._secrets, token)
-        except UnknownReference:
+        except TokenError:
             return 404
         if teller is None:
             return 404

@@ -23,7 +23,8 @@ from agents.send_one import Metrics
 from agents.topics import EVENTS
 from schemas.codec import encode_event
 from schemas.events import Event
-from schemas.tracking import CLICK, OPEN, UnknownTrack, read_track, tracked_event
+from schemas.tokens import TokenError
+from schemas.tracking import CLICK, OPEN, read_track, tracked_event
 from tidings.config import Settings
 from tidings.web.routes import LINK, PIXEL
 
@@ -118,7 +119,7 @@ class Tracks:
             return web.Response(status=405, headers=HEADERS | {"Allow": ALLOWED})
         try:
             track = read_track(self._secrets, request.match_info["token"], kind)
-        except UnknownTrack:
+        except TokenError:
             return web.Response(status=404, text="This link is not complete.", headers=HEADERS)
         now_ms = time.time_ns() // 1_000_000
         sign = machine_sign(request.method, request.headers, now_ms - track.made_ms)

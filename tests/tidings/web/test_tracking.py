@@ -14,7 +14,8 @@ from multidict import CIMultiDict
 from schemas.commands import SendMessage
 from schemas.events import Event
 from schemas.references import reference_of, sign_reference
-from schemas.tracking import CLICK, FORMAT, OPEN, Track, UnknownTrack, read_track, sign_track
+from schemas.tokens import TokenError
+from schemas.tracking import CLICK, FORMAT, OPEN, Track, read_track, sign_track
 from schemas.unsubscribe import Leaving, sign
 from tests.sinks.test_mime import COMMAND
 from tidings.config import Settings
@@ -120,7 +121,7 @@ async def test_a_link_that_we_did_not_sign_leads_nowhere(base: str, log: Log) ->
     "url", ["javascript:alert(1)", "//evil.example", "/x", "https://a\r\nX: y", "https://x/ y", ""]
 )
 def test_even_a_signed_token_leads_to_the_web_only(url: str) -> None:
-    with pytest.raises(UnknownTrack):
+    with pytest.raises(TokenError):
         read_track([SECRET], token(url=url), CLICK)
 
 
