@@ -355,8 +355,11 @@ class EngineWorker:
         now = self.wall_ms()
         for partition, task in self.tasks.items():
             applied = task.engine.applied_offset
-            end = self.consumer.highwater(TP(self._topic, partition))
-            lag = 0 if end is None else max(0, end - 1 - applied)
+            tp = TP(self._topic, partition)
+            end = self.consumer.highwater(tp)
+            # Ends of transactions take an offset and are no records: at the end of the log they are no lag.
+            caught_up = end is None or (task.idle and not self.consumer.unread(tp))
+            lag = 0 if caught_up else max(0, end - 1 - applied)
             seen, since = self._progress.get(partition, (None, now))
             if lag == 0 or seen != applied:
                 since = now

@@ -19,7 +19,10 @@ log = structlog.get_logger(__name__)
 
 
 class BatchConsumerThread(driver.AIOKafkaConsumerThread):
-    """The stock consumer thread with a short fetch wait, safe fetches and an ear for the coordinator."""
+    """The stock consumer thread with a short fetch wait, safe fetches and an ear for the coordinator.
+
+    It reads committed records only, as sink and delivery do: what a producer's transaction took back decides nothing.
+    """
 
     heard: Heard | None = None
 
@@ -34,7 +37,9 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS  # noqa: SLF001 - no setting for it; read when it starts
+        # Faust has no setting for either; both are read when it starts.
+        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS  # noqa: SLF001
+        consumer._isolation_level = "read_committed"  # noqa: SLF001
         return consumer
 
     def coordination_error(self) -> BaseException | None:
@@ -91,11 +96,12 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         return bool(consumer.assignment()), bool(consumer._subscription.reassignment_in_progress)  # noqa: SLF001
 
     def unread(self, tp: TP) -> bool:
-        """Tell whether the broker has records of a partition that were not fetched yet."""
+        """Tell whether the broker has records for us that were not fetched yet: none behind a transaction under way."""
         consumer: Any = self._consumer
         try:
             state = consumer._subscription.subscription.assignment.state_value(tp)  # noqa: SLF001
-            return bool(state.has_valid_position and state.highwater is not None and state.position < state.highwater)
+            end = state.highwater if state.lso is None or state.lso < 0 else state.lso
+            return bool(state.has_valid_position and end is not None and state.position < end)
         except (AttributeError, KeyError, TypeError):  # between two assignments
             return False
 

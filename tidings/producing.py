@@ -1,5 +1,7 @@
 """Sending records to the broker from a command: keyed as every producer of ours, counted, with errors reported."""
 
+import contextlib
+import uuid
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -12,13 +14,20 @@ ANSWER_SECONDS = 10.0
 MESSAGE_TIMEOUT_MS = 60_000  # a record not taken within a minute is reported as failed
 QUEUE_RECORDS = 100_000
 ERRORS_NAMED = 5
+ATOMIC_MINUTES_MAX = 15  # what Kafka allows a transaction unless its settings say otherwise
 
 
 class Sender:
     """A producer that counts what the broker took. `failed`: how many it did not; `errors`: why, each reason once."""
 
-    def __init__(self, settings: Settings, topic: str) -> None:
+    def __init__(self, settings: Settings, topic: str, *, atomic: bool = False) -> None:
         """Connect and look at the topic.
+
+        Args:
+            settings: how to reach the broker.
+            topic: where the records go.
+            atomic: send all in one transaction: readers see every record, or none, and none before `commit`. So nothing
+                that follows from the first of them stands in the log before the last.
 
         Raises:
             OperatorError: the broker is out of reach, or has no such topic (exit code 3).
@@ -38,8 +47,16 @@ class Sender:
             message_max_bytes=MESSAGE_BYTES_MAX,  # what the topic takes; the client's default is less
             queue_buffering_max_messages=QUEUE_RECORDS,
         )
+        if atomic:
+            config |= {
+                "transactional.id": f"tidings-produce-{uuid.uuid4()}",
+                "transaction.timeout.ms": ATOMIC_MINUTES_MAX * 60_000,
+            }
         self._producer = Producer(config)
         self.partitions = self._partitions(settings)
+        if atomic:
+            self._producer.init_transactions(ANSWER_SECONDS)
+            self._producer.begin_transaction()
 
     def send(
         self, value: bytes, key: bytes | None, *, partition: int = -1, headers: dict[str, bytes] | None = None
@@ -68,6 +85,23 @@ class Sender:
         if left:
             self.failed += left
             self.errors["no answer"] = left
+
+    def commit(self) -> None:
+        """End the transaction of an atomic sender. Where a record was not taken, none of them is sent."""
+        self.flush()
+        if not self.failed:
+            try:
+                self._producer.commit_transaction(MESSAGE_TIMEOUT_MS / 1000)
+            except KafkaException as error:
+                self._failed(error.args[0])
+        if self.failed:
+            self.abort()
+
+    def abort(self) -> None:
+        """Take back what an atomic sender sent; all of it counts as failed."""
+        with contextlib.suppress(KafkaException):  # the broker takes it back by itself when its time is over
+            self._producer.abort_transaction(ANSWER_SECONDS)
+        self.failed, self.taken = max(self.sent, self.failed), 0
 
     def poll(self, seconds: float) -> None:
         """Serve answers for a while."""

@@ -89,7 +89,7 @@ def produce(
     origin = _origin(files, kind, paced) if now or paced else None
     wall_ms = int(time.time() * 1000)
     shift = 0 if origin is None else wall_ms - origin
-    sender = Sender(settings, topic)
+    sender = Sender(settings, topic, atomic=as_recorded)
     source = EventFiles(files, kind)
     began = time.monotonic()
     skipped = Skipped()
@@ -105,9 +105,12 @@ def produce(
                 sender.send(value, key)
             if sender.sent % 1_000 == 0:
                 bar.at(source.position(), f"{sender.sent:,} events")
-        sender.flush()
         if recording is not None:
-            recording.end(wall_ms)
+            sender.commit()
+            if not sender.failed:
+                end_recording(settings, topic, wall_ms)
+        else:
+            sender.flush()
     seconds = time.monotonic() - began
     skipped.report(source)
     row = {
@@ -121,7 +124,11 @@ def produce(
 
 
 class Recording:
-    """Sends a recorded log so that its own append times count (schemas.events.append_ms_of)."""
+    """Sends a recorded log so that its own append times count (schemas.events.append_ms_of).
+
+    In one transaction, for the time of a recording must not be torn apart: what its first records lead to, such as
+    receipts of delivery, would else come with the time of today between it and the rest.
+    """
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
@@ -140,12 +147,14 @@ class Recording:
         else:
             self._sender.send(value, key, headers=header)
 
-    def end(self, wall_ms: int) -> None:
-        """Say on every partition that the recording is over: from here on the clock is the broker's again."""
-        tick = encode_event(Event(type=TICK, occurred_at_ms=wall_ms))
-        for partition in range(self._sender.partitions):
-            self._sender.send(tick, None, partition=partition)
-        self._sender.flush()
+
+def end_recording(settings: Settings, topic: str, wall_ms: int) -> None:
+    """Say on every partition that the recording is over: from here on the clock is the broker's again."""
+    sender = Sender(settings, topic)
+    tick = encode_event(Event(type=TICK, occurred_at_ms=wall_ms))
+    for partition in range(sender.partitions):
+        sender.send(tick, None, partition=partition)
+    sender.flush()
 
 
 class _Appended(msgspec.Struct, gc=False):
