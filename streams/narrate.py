@@ -210,7 +210,10 @@ def _journey(journey: Json) -> Iterator[str]:
             for receipt in step["receipts"]:
                 yield f"  delivery: {receipt['status']} at {_when(receipt['at'])}"
         elif step["outcome"] == "assigned":
-            yield f"{where}{_when(step['at'])}: goes the way '{step['variant']}'"
+            said = "the cascade ends:" if step["reason"] == "cascade" else "goes the way"
+            yield f"{where}{_when(step['at'])}: {said} '{step['variant']}'{by}"
+        elif step["outcome"] == "noted":
+            yield f"{where}{_when(step['at'])}: delivered by {' and '.join(step['inputs'].get('channels', ()))}{by}"
         elif step["outcome"] == "suppressed":
             yield f"{where}{_when(step['at'])}: did not send: {_SUPPRESSED.get(step['reason'], step['reason'])}"
             yield from (f"  {line}" for line in _arbitrated(step["arbiter"] or {}))
