@@ -4,7 +4,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tests.oracle.flows import CHANNELS, FlowMaker
+from tests.oracle.flows import CHANNELS, with_flow
 from tests.oracle.generate import PACE, SPANS, WORLDS, CampaignMaker, LogMaker
 from tests.oracle.journeys import journeys
 
@@ -25,11 +25,7 @@ def cascade_case(seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]
     maker = CampaignMaker(rng, types, same, spans, rng.randrange(100) < 60)
     campaigns = []
     for number in range(rng.choice([1, 1, 2])):
-        campaign = maker.make(f"campaign-{number}")
-        flow = FlowMaker(rng, maker)
-        flow.cascading = 70
-        kept = {key: value for key, value in campaign.items() if key not in ("send", "on_late")}
-        campaigns.append({**kept, **flow.make()})
+        campaigns.append(with_flow(rng, maker, maker.make(f"campaign-{number}"), cascading=70))
     log = LogMaker(rng, types, ["m1"], spans, appended=True, pace=PACE)
     profile: dict[str, Any] = {"email": "m1@x.example", "phone": "+1", "push_token": "t"}
     if rng.randrange(100) < 20:

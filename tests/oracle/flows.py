@@ -170,10 +170,14 @@ class FlowMaker:
         return found
 
 
-def with_flow(rng: random.Random, maker: CampaignMaker, campaign: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace the `send` of a campaign by a flow."""
+def with_flow(
+    rng: random.Random, maker: CampaignMaker, campaign: Mapping[str, Any], cascading: int = 0
+) -> dict[str, Any]:
+    """Replace the `send` of a campaign by a flow; `cascading`: of 100 of its messages, how many are cascades."""
     kept = {key: value for key, value in campaign.items() if key not in ("send", "on_late")}
-    return {**kept, **FlowMaker(rng, maker).make()}
+    flow = FlowMaker(rng, maker)
+    flow.cascading = cascading
+    return {**kept, **flow.make()}
 
 
 def flow_case(seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -237,6 +241,12 @@ def mixed_case(
     rng = random.Random(seed ^ 0x5F10)
     if rng.randrange(100) >= 40:
         return campaigns, events
+    for member in sorted({event["member_id"] for event in events if event.get("member_id")}):
+        if rng.randrange(100) < 80:  # cascades can reach them
+            consent = {channel: rng.randrange(100) < 85 for channel in CHANNELS}
+            data = {"email": f"{member}@x.example", "phone": "+1", "push_token": "t", "consent": consent}
+            first = {name: events[0][name] for name in ("occurred_at", "appended_at") if name in events[0]}
+            events = [{"type": "member.registered", "member_id": member, **first, "data": data}, *events]
     return [_given_flow(rng, campaign) if rng.randrange(100) < 70 else campaign for campaign in campaigns], events
 
 
@@ -250,4 +260,4 @@ def _given_flow(rng: random.Random, campaign: dict[str, Any]) -> dict[str, Any]:
     spans = dict(rng.sample(list(SPANS.items()), k=2))
     maker = CampaignMaker(rng, types, list(plan.same), spans)
     maker.names = {s.alias: s.term.specs[0].name for s in plan.steps if s.alias and s.kind != "agg"}
-    return with_flow(rng, maker, campaign)
+    return with_flow(rng, maker, campaign, cascading=40)
