@@ -245,8 +245,8 @@ def mixed_case(
         if rng.randrange(100) < 80:  # cascades can reach them
             consent = {channel: rng.randrange(100) < 85 for channel in CHANNELS}
             data = {"email": f"{member}@x.example", "phone": "+1", "push_token": "t", "consent": consent}
-            first = {name: events[0][name] for name in ("occurred_at", "appended_at") if name in events[0]}
-            events = [{"type": "member.registered", "member_id": member, **first, "data": data}, *events]
+            first = {str(name): events[0][name] for name in ("occurred_at", "appended_at") if name in events[0]}
+            events = [{**first, "type": "member.registered", "member_id": member, "data": data}, *events]
     return [_given_flow(rng, campaign) if rng.randrange(100) < 70 else campaign for campaign in campaigns], events
 
 

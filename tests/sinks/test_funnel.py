@@ -46,11 +46,11 @@ def receipt(kind: str, command: str = "k", **data) -> bytes:
 
 
 def message(command: str, step: str = "send", instance: str = "i") -> bytes:
-    times = {"decided_at_ms": AT, "caused_at_ms": AT, "expires_at_ms": AT}
     return encode_command(
         SendMessage(
             command_id=command, member_id="m", campaign="c", version="v", instance_id=instance, step=step,
-            channel=step.rpartition(".")[2], template="t", address="", anchor="a", **times,
+            channel=step.rpartition(".")[2], template="t", address="", anchor="a",
+            decided_at_ms=AT, caused_at_ms=AT, expires_at_ms=AT,
         )
     )  # fmt: skip
 
