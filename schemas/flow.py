@@ -91,7 +91,42 @@ class ExitStep(msgspec.Struct, frozen=True, tag="exit"):
     reason: str
 
 
-Step = SendStep | WaitStep | BranchStep | SplitStep | ExitStep
+class Leg(msgspec.Struct, frozen=True):
+    """One leg of a cascade: a message, and how long it has to be delivered before the next leg follows."""
+
+    send: Send
+    span_ms: int
+
+
+class CascadeStep(msgspec.Struct, frozen=True, tag="cascade"):
+    """One message over channels in order, until one delivers it. No channel comes twice."""
+
+    name: str
+    legs: tuple[Leg, ...]
+    then: str = ""
+
+
+class LegStep(SendStep, frozen=True, tag="leg"):
+    """A leg as a step of its own, at which a journey stands: made of a `CascadeStep`, never stored in a flow.
+
+    `cascade`: the step it is part of; `then`: the next leg, "" for the last; `last`: there is none.
+    """
+
+    cascade: str = ""
+    span_ms: int = 0
+    last: bool = False
+
+
+Step = SendStep | WaitStep | BranchStep | SplitStep | ExitStep | CascadeStep
+
+
+def legs_of(step: CascadeStep) -> list[LegStep]:
+    """Give the legs of a cascade as steps, each with a name of its own: `news.sms`. No other name has a dot."""
+    names = [f"{step.name}.{leg.send.channel}" for leg in step.legs]
+    return [
+        LegStep(name, leg.send, then=then, cascade=step.name, span_ms=leg.span_ms, last=not then)
+        for name, leg, then in zip(names, step.legs, [*names[1:], ""], strict=True)
+    ]
 
 
 class Flow(msgspec.Struct, frozen=True):

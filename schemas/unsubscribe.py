@@ -62,7 +62,7 @@ def revocation(leaving: Leaving, at_ms: int) -> Event:
         occurred_at_ms=at_ms,
         event_id=h128("consent.revoked", leaving.command_id, leaving.channel),
         member_id=leaving.member_id,
-        data={"channel": leaving.channel, "source": "one-click"},
+        data={"channel": leaving.channel, "source": "one-click", "proof": leaving.command_id},
         source="tidings-unsubscribe",
         causation_id=leaving.command_id,
     )

@@ -28,8 +28,8 @@ from sinks import sandbox, templates  # noqa: E402
 from sinks.channels.kinds import KINDS  # noqa: E402
 from sinks.retry import Backoff  # noqa: E402
 from streams import campaign_keys, history, marks  # noqa: E402
+from streams.flows import cascade_keys, loading  # noqa: E402
 from streams.flows import check as flow_check  # noqa: E402
-from streams.flows import loading  # noqa: E402
 from streams.patterns import check, durations, expressions, grammar, parser, plan, windows  # noqa: E402
 from streams.patterns.durations import format_duration  # noqa: E402
 from streams.policies import load, share  # noqa: E402
@@ -179,7 +179,8 @@ def flow_bounds() -> str:
     rows: list[tuple[str, object, str]] = [
         ("Steps of a flow", loading.MAX_STEPS, "refused"),
         ("Ways of a branch or split, variants of a message", loading.MAX_WAYS, "refused"),
-        ("A wait", format_duration(flow_check.MAX_WAIT_MS), "refused"),
+        ("Legs of a cascade", f"{cascade_keys.MIN_LEGS} to {cascade_keys.MAX_LEGS}", "refused"),
+        ("A wait, a leg's time", format_duration(flow_check.MAX_WAIT_MS), "refused"),
         ("A weight", f"1 to {loading.MAX_WEIGHT:,}", "refused"),
         ("Running journeys per member", member_state.JOURNEYS_MAX, "the next one is not begun: `journeys_full`"),
     ]

@@ -52,7 +52,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "receipts": (
         "event_id", "type", "status", "campaign", "version", "member_id", "command_id", "instance_id", "channel",
         "template",
-        "attempt", "provider", "provider_message_id", "code", "reason", "occurred_at", "appended_at",
+        "attempt", "provider", "provider_message_id", "code", "reason", "machine", "occurred_at", "appended_at",
         "log_partition", "log_offset",
     ),
     "attributions": (
@@ -168,6 +168,7 @@ def _receipt(event: Event, event_id: str, appended: int, partition: int, offset:
         _text(get("provider_message_id")),
         _text(get("code")),
         _text(get("reason")),
+        int(get("bot") is True or get("machine") is True),
         _time(event.occurred_at_ms),
         appended,
         partition,

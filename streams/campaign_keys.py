@@ -298,7 +298,7 @@ class Keys:
             )
         category = inner.word("category", CATEGORIES) or CATEGORIES[0]
         lifetime = inner.duration("lifetime")
-        lane = self._lane(inner)
+        lane = inner.lane()
         topic = inner.identifier("topic") if "topic" in inner.found else None
         priority = inner.priority()
         self.send_data = inner.expressions("data")
@@ -308,15 +308,14 @@ class Keys:
         named = template.text if template is not None else ""
         return Send(channel.text, named, {}, category, lasts, lane, topic, priority)
 
-    @staticmethod
-    def _lane(inner: "Keys") -> str:
+    def lane(self) -> str:
         """Take the lane, which is one of three: another one would have nobody who reads its topic."""
-        value = inner.scalar("lane")
+        value = self.scalar("lane")
         if value is None or value.text in LANES:
             return "" if value is None else value.text
         near = nearest(value.text, LANES)
         remedy = f"did you mean '{near}'?" if near else f"write {', '.join(LANES)}, or leave it out"
-        inner.add("unknown-lane", "lane", f"there is no lane '{value.text[:40]}'", remedy)
+        self.add("unknown-lane", "lane", f"there is no lane '{value.text[:40]}'", remedy)
         return ""
 
     def priority(self) -> int:

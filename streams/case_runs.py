@@ -12,9 +12,10 @@ from schemas.findings import Finding
 from schemas.ids import correlation_text
 from schemas.records import Decision
 from streams.case_times import show_time
-from streams.cases import CAPS, DECISIONS, FIRST_MEMBER, REACHABLE, Case, Denied, Expected
+from streams.cases import CAPS, DECISIONS, FIRST_MEMBER, REACHABLE, Case, CaseEvent, Denied, Expected
 from streams.engine import PartitionEngine
 from streams.epoch import Epoch
+from streams.flows.check import about_messages
 from streams.flows.plan import SEND_STEP
 from streams.patterns.match import COMPLETED, Outcome
 from streams.patterns.nodes import Absent
@@ -99,7 +100,11 @@ def run_case(case: Case, plan: Plan) -> Story:
         offset = _idle(story, engine, offset, event.append_ms)
         tick = event.type == TICK
         value = Event(
-            event.type, event.at_ms, None if tick else event.id, None if tick else event.member, data=event.data
+            event.type,
+            event.at_ms,
+            None if tick else event.id,
+            None if tick else event.member,
+            data=_data(story, event),
         )
         _take(story, engine.run([Record(offset, event.append_ms, None, encode_event(value))]), event.id)
         offset += 1
@@ -116,6 +121,24 @@ def run_case(case: Case, plan: Plan) -> Story:
             deadline = found["due"] if found.get("due") is not None else found["until"]
             story.endings.append(Ending("waiting", name, found["anchor"], found["correlation"], None, deadline))
     return story
+
+
+def _data(story: Story, event: CaseEvent) -> dict[str, Any]:
+    """Return an event's attributes. A receipt is about the member's newest message, or that of its `step` or `channel`.
+
+    So a case needs no ids: `{at: 10:05, type: delivery.delivered, step: news.push}`.
+    """
+    if not about_messages(event.type) or "command_id" in event.data or "instance_id" in event.data:
+        return event.data
+    for decision in (conclusion.decision for conclusion in reversed(story.conclusions)):
+        step = decision.inputs.get("step") or SEND_STEP
+        named = (event.member, event.data.get("step", step), event.data.get("channel", decision.channel))
+        if decision.outcome == "eligible" and named == (decision.member_id, step, decision.channel):
+            own = {"command_id": decision.command_id, "instance_id": decision.instance_id, "step": step}
+            return {**own, "campaign": decision.campaign, "channel": decision.channel, **event.data}
+    if "step" in event.data:
+        story.refused.append(f"{event.id}: no message of step '{event.data['step']}' has gone out before it")
+    return event.data
 
 
 def _idle(story: Story, engine: PartitionEngine, offset: int, until_ms: int) -> int:

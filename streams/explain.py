@@ -26,7 +26,7 @@ from tables.member_state import Instance
 LIVES_MAX = 20  # instances told per campaign, the newest; the rest is counted
 NEVER_ENTERED, WAITING, WITHDRAWN = "never_entered", "waiting", "withdrawn"
 FIRED, SUPPRESSED = "fired", "suppressed"
-RECEIPT = "delivery."
+RECEIPTS = ("delivery.", "engagement.")
 
 
 def explain(
@@ -339,14 +339,16 @@ def _command(tracer: Tracer, decision: Decision | None) -> dict[str, Any] | None
     receipts = [
         {
             "event_id": seen.event_id,
-            "status": seen.type.removeprefix(RECEIPT),
+            "axis": seen.type.partition(".")[0],
+            "status": seen.type.partition(".")[2],
+            "machine": seen.data.get("machine") is True or seen.data.get("bot") is True,
             "at": _at(seen.e),
             "attempt": seen.data.get("attempt"),
             "code": seen.data.get("code") or None,
             "reason": seen.data.get("reason") or None,
         }
         for seen in tracer.events
-        if seen.type.startswith(RECEIPT)
+        if seen.type.startswith(RECEIPTS)
         and seen.data.get("command_id") == decision.command_id
         and seen.fate != "duplicate"
     ]

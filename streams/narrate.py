@@ -194,9 +194,13 @@ def _fired(life: Json, ended: Json) -> Iterator[str]:
     yield from _arbitrated(ended.get("arbiter") or {})
     if not command["receipts"]:
         yield "no delivery receipt in the log yet"
-    for receipt in command["receipts"]:
-        why = " ".join(str(receipt[name]) for name in ("code", "reason") if receipt[name])
-        yield f"delivery: {receipt['status']} at {_when(receipt['at'])}{f' ({why})' if why else ''}"
+    yield from map(_receipt, command["receipts"])
+
+
+def _receipt(receipt: Json) -> str:
+    why = " ".join(str(receipt[name]) for name in ("code", "reason") if receipt[name])
+    by = " by a machine" if receipt["machine"] else ""
+    return f"{receipt['axis']}: {receipt['status']}{by} at {_when(receipt['at'])}{f' ({why})' if why else ''}"
 
 
 def _journey(journey: Json) -> Iterator[str]:
@@ -207,10 +211,12 @@ def _journey(journey: Json) -> Iterator[str]:
             variant = f", variant {step['variant']}" if step["variant"] else ""
             yield f"{where}{_when(step['at'])}: {step['channel']} command {step['command_id']}{variant}"
             yield from (f"  {line}" for line in _arbitrated(step["arbiter"] or {}))
-            for receipt in step["receipts"]:
-                yield f"  delivery: {receipt['status']} at {_when(receipt['at'])}"
+            yield from (f"  {_receipt(receipt)}" for receipt in step["receipts"])
         elif step["outcome"] == "assigned":
-            yield f"{where}{_when(step['at'])}: goes the way '{step['variant']}'"
+            said = "the cascade ends:" if step["reason"] == "cascade" else "goes the way"
+            yield f"{where}{_when(step['at'])}: {said} '{step['variant']}'{by}"
+        elif step["outcome"] == "noted":
+            yield f"{where}{_when(step['at'])}: delivered by {' and '.join(step['inputs'].get('channels', ()))}{by}"
         elif step["outcome"] == "suppressed":
             yield f"{where}{_when(step['at'])}: did not send: {_SUPPRESSED.get(step['reason'], step['reason'])}"
             yield from (f"  {line}" for line in _arbitrated(step["arbiter"] or {}))

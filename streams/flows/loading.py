@@ -19,6 +19,7 @@ from schemas.flow import (
     Arm,
     Awaited,
     BranchStep,
+    CascadeStep,
     Case,
     ExitStep,
     Flow,
@@ -30,6 +31,7 @@ from schemas.flow import (
 )
 from streams import marks
 from streams.campaign_keys import TEMPLATE_NAME, Keys
+from streams.flows.cascade_keys import CascadeReader
 from streams.flows.check import (
     check_flow,
     check_outcomes,
@@ -47,7 +49,7 @@ from streams.patterns.nodes import Expr, Pos, Positive
 from streams.patterns.parser import Reading, read_pattern
 
 FLOW_KEYS = ("flow", "goal", "exit_on", "on_edit")
-KINDS = ("send", "wait", "branch", "split", "exit")
+KINDS = ("send", "cascade", "wait", "branch", "split", "exit")
 STEP_KEYS = (*KINDS, "name", "variants")
 WAIT_KEYS = ("until", "timeout", "key", "window", "weekday", "at")
 MAX_STEPS = 64  # of one flow; the longest of the recipes has 12
@@ -155,6 +157,8 @@ class FlowLoader:
         self.raws.append(raw)
         if kind == "send":
             raw.step = self._send(keys, raw.name)
+        elif kind == "cascade":
+            raw.step = self._cascade(keys, raw.name)
         elif kind == "wait":
             raw.step = self._wait(keys, raw.name)
         elif kind == "exit":
@@ -190,13 +194,26 @@ class FlowLoader:
         send = keys.send(templated=bool(variants))
         if send is None:
             return None
-        data: dict[str, str] = {}
-        for field, scalar in keys.send_data.items():
-            if self._expression(scalar, f"data.{field}") is not None:
-                data[field] = scalar.text.strip()
+        data = self._data(keys.send_data)
         if variants and not send.template:
             send = msgspec.structs.replace(send, template=variants[0].template)
         return SendStep(name, msgspec.structs.replace(send, data=data), variants)
+
+    def _cascade(self, keys: Keys, name: str) -> CascadeStep | None:
+        step, texts = CascadeReader(keys, name).read()
+        data = self._data(texts)
+        if step is None:
+            return None
+        replace = msgspec.structs.replace
+        return replace(step, legs=tuple(replace(leg, send=replace(leg.send, data=data)) for leg in step.legs))
+
+    def _data(self, texts: dict[str, marks.Scalar]) -> dict[str, str]:
+        """Keep the expressions of a message's data that can be read."""
+        return {
+            field: scalar.text.strip()
+            for field, scalar in texts.items()
+            if self._expression(scalar, f"data.{field}") is not None
+        }
 
     def _variants(self, keys: Keys) -> tuple[Variant, ...]:
         inner = keys.inner("variants", ())
@@ -390,7 +407,7 @@ class FlowLoader:
         if raw.kind == "split":
             arms = tuple(Arm(label, weight, self._link(steps, then, out)) for label, weight, _, steps in raw.ways)
             return SplitStep(raw.name, arms)
-        if isinstance(raw.step, SendStep | WaitStep):
+        if isinstance(raw.step, SendStep | WaitStep | CascadeStep):
             return msgspec.structs.replace(raw.step, then=then)
         return raw.step if isinstance(raw.step, ExitStep) else None
 

@@ -8,13 +8,17 @@ from schemas.flow import (
     OWN_KEY,
     Awaited,
     BranchStep,
+    CascadeStep,
     Flow,
+    LegStep,
     SendStep,
     Step,
     WaitStep,
+    legs_of,
 )
 from schemas.ids import h128
 from streams.flows.check import about_messages
+from streams.flows.receipts import TELLING
 from streams.patterns.conditions import parse_expression
 from streams.patterns.durations import DAY_MS
 from streams.patterns.expressions import Judge, Values, compile_judge, compile_values, paths_of
@@ -59,7 +63,10 @@ class FlowPlan:
             flow = Flow(steps)
         self.explicit = campaign.flow is not None
         self.campaign = campaign.campaign
-        self.steps: dict[str, Step] = {step.name: step for step in flow.steps}
+        self.steps: dict[str, Step | LegStep] = {step.name: step for step in flow.steps}
+        # Legs of cascades stand beside the steps, each under its own name.
+        self.cascades = {step.name: legs_of(step) for step in flow.steps if isinstance(step, CascadeStep)}
+        self.steps |= {leg.name: leg for legs in self.cascades.values() for leg in legs}
         self.first = flow.steps[0].name if flow.steps else ""
         bound = {OUTCOME: True} | {alias: True for step in flow.steps for alias in _aliases_of(step)}
         known = aliases | frozenset(bound)
@@ -69,11 +76,13 @@ class FlowPlan:
         self.tests: dict[str, list[tuple[Judge, str]]] = {}
         self.values: dict[str, dict[str, Values]] = {}
         self.exprs: list[Expr] = []  # those whose bare names are the match's last event
-        for step in flow.steps:
+        for step in self.steps.values():
             self._compile(step, known)
         awaited = [*self.goal, *self.exit_on, *self.awaited.values()]
         self.term_exprs: list[Expr] = [expr for term in awaited for expr in term.exprs]  # bare names: the event's own
         self.types = frozenset(type_ for term in awaited for type_ in term.judges)
+        if self.cascades:
+            self.types |= TELLING
         self.message_types = frozenset(type_ for type_ in self.types if about_messages(type_))
         self.names = {alias: self._named(alias) for alias in bound if alias != OUTCOME}
 
@@ -85,6 +94,7 @@ class FlowPlan:
                 spans += (LONGEST_LOCAL_WAIT_MS if step.span_ms is None else step.span_ms) + lateness_ms
             elif isinstance(step, SendStep):
                 spans += step.send.lifetime_ms
+                spans += step.span_ms + lateness_ms if isinstance(step, LegStep) else 0
         return spans
 
     def _compile(self, step: Step, known: frozenset[str]) -> None:

@@ -12,13 +12,15 @@ from functools import partial
 from typing import Any
 
 from schemas.commands import Command, SendMessage
-from schemas.flow import BranchStep, SendStep, SplitStep, WaitStep
+from schemas.flow import BranchStep, CascadeStep, LegStep, SendStep, SplitStep, WaitStep
 from schemas.ids import command_id, decision_id
 from schemas.records import Decision
 from streams.arbiter import Defer
 from streams.decide import Arbiter, Match, Place, note
 from streams.epoch import Epoch
+from streams.flows import cascade
 from streams.flows.plan import OUTCOME, AwaitedPlan, FlowPlan, chosen
+from streams.flows.receipts import DELIVERED, told
 from streams.flows.times import wait_end
 from streams.patterns.expressions import capture, scalars
 from streams.patterns.match import Moment
@@ -28,7 +30,8 @@ from streams.policies.verdict import Eligible, Held, MessageRequest, Suppressed
 from streams.registry import Registry
 from tables.member_state import JOURNEYS_MAX, NO_ROWS, Journey, Member
 
-HAPPENED, TIMEOUT, SENT = "happened", "timeout", "sent"
+HAPPENED = "happened"
+TIMEOUT, SENT = cascade.TIMEOUT, cascade.SENT
 EXPIRED = Suppressed("expired")
 
 
@@ -138,6 +141,8 @@ class Journeys:
             if step.until is not None:
                 journey.outcomes = {**journey.outcomes, step.name: TIMEOUT}
             self._walk(cause, step.then)
+        elif isinstance(step, LegStep) and journey.wanted is None:
+            self._walk(cause, self._fall_back(cause, step, TIMEOUT))
         else:
             self._walk(cause, step.name)
 
@@ -148,7 +153,8 @@ class Journeys:
             if any(concerns(term, moment, plan, journey, aliases) for term in terms):
                 self._end(cause, "exited", reason)
                 return
-        self._meet(cause, flow, moment, aliases)
+        if not (flow.cascades and self._told(cause, moment)):
+            self._meet(cause, flow, moment, aliases)
 
     def _meet(self, cause: Cause, flow: FlowPlan, moment: Moment, aliases: dict[str, Any]) -> None:
         journey = cause.journey
@@ -173,10 +179,17 @@ class Journeys:
         while name:
             step = flow.steps[name]
             journey.step = name
-            if isinstance(step, SendStep):
+            if isinstance(step, LegStep):
+                fallen = self._leg(cause, step)
+                if fallen is None:
+                    return
+                name = fallen
+            elif isinstance(step, SendStep):
                 if not self._send(cause, step):
                     return
                 name = step.then
+            elif isinstance(step, CascadeStep):
+                name = flow.cascades[name][0].name
             elif isinstance(step, WaitStep):
                 due = wait_end(step, journey.since, cause.member.profile, plan.campaign.timezone)
                 if due is not None:
@@ -206,6 +219,60 @@ class Journeys:
         self._say(cause, "assigned", "split", inputs={"step": step.name, "variant": arm.name})
         return arm.then
 
+    # ------------------------------------------------------------ cascades
+
+    def _leg(self, cause: Cause, leg: LegStep) -> str | None:
+        """Ask for a leg's message; None when the journey stands here: held, or until it is delivered."""
+        journey = cause.journey
+        if not self._send(cause, leg):
+            return None
+        if journey.outcomes[leg.name] != SENT:
+            return self._fall_back(cause, leg, journey.outcomes[leg.name])
+        journey.due = journey.since + leg.span_ms
+        journey.wake = journey.due + cause.plan.lateness_ms
+        return None
+
+    def _fall_back(self, cause: Cause, leg: LegStep, why: str) -> str:
+        """Name what follows a leg that delivered nothing: the next leg, or the cascade's end."""
+        return self._close(cause, leg, why) if leg.last else leg.then
+
+    def _close(self, cause: Cause, leg: LegStep, outcome: str) -> str:
+        """End a cascade; returns the step behind it."""
+        journey, step = cause.journey, cause.plan.flow.steps[leg.cascade]
+        journey.outcomes = {**journey.outcomes, leg.cascade: outcome}
+        self._say(cause, "assigned", "cascade", inputs={"step": leg.cascade, "variant": outcome})
+        return step.then if isinstance(step, CascadeStep) else ""
+
+    def _told(self, cause: Cause, moment: Moment) -> bool:
+        """Take in what an event says of the delivery of a leg; True when it moved the journey."""
+        journey, flow = cause.journey, cause.plan.flow
+        word = told(moment.type, moment.data)
+        leg = cascade.leg_of(flow, journey, moment.data.get("command_id")) if word else None
+        if leg is None or not cascade.is_news(journey.outcomes[leg.name], word):
+            return False
+        step = flow.steps[journey.step]
+        here = cascade.standing_in(journey, step, leg.cascade)
+        journey.outcomes = {**journey.outcomes, leg.name: word}
+        if word != DELIVERED:  # of an earlier leg it changes nothing: the next one is on its way
+            if not here or step.name != leg.name:
+                return False
+            self._move(cause, moment.e)
+            self._walk(cause, self._fall_back(cause, leg, word))
+            return True
+        others = cascade.other_deliveries(flow, journey, leg)
+        if others:
+            channels = [*others, leg.send.channel]
+            self._say(cause, "noted", cascade.DOUBLE_DELIVERY, inputs={"step": leg.cascade, "channels": channels})
+        if not here:
+            return False
+        member_id = cause.member.member_id
+        for later in cascade.overtaken(flow, journey, leg):
+            self.commands.append(cascade.call_back(journey, later, cause.at, member_id))
+        journey.wanted = None
+        self._move(cause, moment.e)
+        self._walk(cause, self._close(cause, leg, leg.send.channel))
+        return True
+
     # ------------------------------------------------------------ messages
 
     def _send(self, cause: Cause, step: SendStep) -> bool:
@@ -226,6 +293,7 @@ class Journeys:
             command_id=named, step=step.name, variant=variant, channel=step.send.channel, category=step.send.category,
             wanted_at_ms=wanted, lifetime_ms=step.send.lifetime_ms, timezone=plan.campaign.timezone,
             profile=member.profile, topic=step.send.topic, priority=step.send.priority,
+            cascade=cascade.cascade_id(journey.instance_id, step.cascade) if isinstance(step, LegStep) else "",
         )  # fmt: skip
         answer = self.arbiter(request, member, at.clock_ms)
         if isinstance(answer, Held):
@@ -359,6 +427,9 @@ def _message(cause: Cause, step: SendStep, request: MessageRequest, template: st
     for name, value in values.items():
         found = scalars(value(journey.last, aliases, profile, at.clock_ms))
         data[name] = None if not found else found[0] if len(found) == 1 else found
+    expires_ms = request.wanted_at_ms + step.send.lifetime_ms
+    if isinstance(step, LegStep) and not step.last:  # the next leg follows: whoever still has this one must not send it
+        expires_ms = min(expires_ms, at.clock_ms + step.span_ms)
     return SendMessage(
         command_id=request.command_id,
         member_id=request.member_id,
@@ -371,7 +442,7 @@ def _message(cause: Cause, step: SendStep, request: MessageRequest, template: st
         address=address_of(request.member_id, profile, step.send.channel),
         decided_at_ms=at.clock_ms,
         caused_at_ms=at.append_ms,
-        expires_at_ms=request.wanted_at_ms + step.send.lifetime_ms,
+        expires_at_ms=expires_ms,
         anchor=journey.anchor,
         category=step.send.category,
         attribution_window_ms=plan.campaign.attribution_window_ms,

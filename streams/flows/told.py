@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from schemas.flow import SendStep, WaitStep
+from schemas.flow import LegStep, SendStep, WaitStep
 from schemas.records import Decision
 from streams.patterns.durations import format_duration
 from streams.patterns.grammar import WEEKDAYS
@@ -16,20 +16,23 @@ Spell = Callable[[int | None], Any]
 def standing(journey: Journey, plan: Plan | None, spell: Spell) -> dict[str, Any]:
     """Say where a journey stands: its step, what it waits for, until when, and when that is judged."""
     awaited = plan.flow.awaited.get(journey.step) if plan is not None else None
+    step = plan.flow.steps.get(journey.step) if plan is not None else None
     return {
         "step": journey.step,
-        "waits_for": waits_for(plan, journey.step),
+        "waits_for": waits_for(plan, journey.step, held=journey.wanted is not None),
         "since": spell(journey.since),
         "until": spell(journey.due if journey.wanted is None else journey.wake),
         "decided_at": spell(journey.wake),
-        "event": bool(awaited),
+        "event": bool(awaited) or (isinstance(step, LegStep) and journey.wanted is None),
         "held": journey.wanted is not None,
     }
 
 
-def waits_for(plan: Plan | None, name: str) -> str:
-    """Spell what a step waits for."""
+def waits_for(plan: Plan | None, name: str, *, held: bool = False) -> str:
+    """Spell what a step waits for; `held`: its message may not go yet."""
     step = plan.flow.steps.get(name) if plan is not None else None
+    if isinstance(step, LegStep) and not held:
+        return f"the {step.send.channel} message to be delivered"
     if isinstance(step, SendStep):
         return f"the {step.send.channel} message may go"
     if not isinstance(step, WaitStep):

@@ -2,6 +2,8 @@
 
 Per scope (channel/category) the newest messages are remembered, as many as the largest cap of that scope counts. A cap
 lets no more through, so that is all it has to know: counts are exact, and bounded.
+
+The legs of one cascade are one message: their rows share a group, which counts once, at the time of its newest row.
 """
 
 from collections.abc import Collection, Iterable
@@ -13,7 +15,7 @@ from streams.patterns.durations import format_duration
 from streams.policies.local_time import period_end, period_of
 from tables.member_state import Contacts, Member
 
-Sent = Iterable[Any]  # [clock ms, digest of the command id], oldest first
+Sent = Iterable[Any]  # [clock ms, digest of the command id] and, of a cascade's leg, its group; oldest first
 
 
 def applies(cap: Cap, channel: str, category: str) -> bool:
@@ -40,6 +42,23 @@ def inside(cap: Cap, sent: Sent, clock_ms: int, zone: tzinfo) -> list[Any]:
     return [row for row in sent if period_of(period, row[0], zone) == now]
 
 
+def group_of(row: Any) -> int:
+    """Name what a row counts as: its cascade, else the message itself."""
+    return int(row[2] if len(row) > 2 else row[1])
+
+
+def once_each(rows: list[Any]) -> list[Any]:
+    """Keep the newest row of each group, oldest first."""
+    if all(len(row) == 2 for row in rows):
+        return rows
+    newest: dict[int, Any] = {}
+    for row in rows:
+        group = group_of(row)
+        newest.pop(group, None)
+        newest[group] = row
+    return list(newest.values())
+
+
 def free_at(cap: Cap, counted: list[Any], allowed: int, clock_ms: int, zone: tzinfo) -> int | None:
     """Return when a slot will be free if nothing else is sent; None if never (all slots are reserved)."""
     if allowed <= 0:
@@ -58,38 +77,53 @@ def judge_caps(
     clock_ms: int,
     zone: tzinfo,
     rivals: Collection[int] = (),
+    group: int | None = None,
 ) -> tuple[str | None, list[dict[str, Any]]]:
     """Say whether a message fits under every cap: `frequency_cap`, `priority_lost` or None, and the arithmetic.
 
-    `rivals`: digests of messages of higher priority that took a slot in this very contest (docs/policies.md). The
-    arithmetic ends with the cap that refused.
+    `rivals`: digests of messages of higher priority that took a slot in this very contest (docs/policies.md). `group`:
+    of the cascade whose leg is asked for; its other legs are the same message and take no slot from it. The arithmetic
+    ends with the cap that refused.
     """
     sums: list[dict[str, Any]] = []
     for cap in policy.caps:
         if not applies(cap, channel, category):
             continue
         sent = contacts.sent.get(cap.scope, ()) if contacts is not None else ()
-        counted = inside(cap, sent, clock_ms, zone)
+        counted = once_each(inside(cap, sent, clock_ms, zone))
+        if group is not None:
+            counted = [known for known in counted if group_of(known) != group]
         allowed = cap.count if priority >= cap.reserved_for else cap.count - cap.reserved
         row = {"cap": spell_cap(cap), "used": len(counted), "allowed": allowed}
         sums.append(row)
         if len(counted) < allowed:
             continue
-        row["sent_at"] = [at for at, _ in counted]
+        row["sent_at"] = [known[0] for known in counted]
         row["free_at"] = free_at(cap, counted, allowed, clock_ms, zone)
-        without_rivals = sum(digest not in rivals for _, digest in counted)
+        without_rivals = sum(known[1] not in rivals for known in counted)
         lost = len(counted) < cap.count or without_rivals < allowed
         return ("priority_lost" if lost else "frequency_cap"), sums
     return None, sums
 
 
-def count_message(policy: Policy, member: Member, channel: str, category: str, clock_ms: int, digest: int) -> None:
-    """Take a slot of each cap that counts the message."""
+def count_message(
+    policy: Policy, member: Member, channel: str, category: str, clock_ms: int, digest: int, group: int | None = None
+) -> None:
+    """Take a slot of each cap that counts the message; legs of one `group` share theirs."""
+    row = [clock_ms, digest] if group is None else [clock_ms, digest, group]
     for scope, most in _scopes(policy, channel, category).items():
         if member.contacts is None:
             member.contacts = Contacts()
         sent = member.contacts.sent.get(scope, [])
-        member.contacts.sent[scope] = [*sent, [clock_ms, digest]][-most:]
+        member.contacts.sent[scope] = _newest([*sent, row], most)
+
+
+def _newest(rows: list[Any], most: int) -> list[Any]:
+    """Keep the rows of the newest groups, as many groups as a cap can count."""
+    if len(rows) <= most:
+        return rows
+    kept = {group_of(row) for row in once_each(rows)[-most:]}
+    return [row for row in rows if group_of(row) in kept]
 
 
 def _scopes(policy: Policy, channel: str, category: str) -> dict[str, int]:

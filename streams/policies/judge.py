@@ -53,8 +53,9 @@ def judge(
             return refused
         if policy.caps:
             reason, inputs["caps"] = judge_caps(
-                policy, member.contacts, request.channel, request.category, request.priority, clock_ms, zone, rivals
-            )
+                policy, member.contacts, request.channel, request.category, request.priority, clock_ms, zone, rivals,
+                command_digest(request.cascade) if request.cascade else None,
+            )  # fmt: skip
             if reason is not None:
                 return Suppressed(reason, {"zone": zone_name(zone), "priority": request.priority, **inputs})
     return _shared(request, policy, member, clock_ms, share, inputs) or Eligible(inputs)
@@ -69,7 +70,8 @@ def count(
     """
     digest = command_digest(request.command_id)
     if policy.caps and request.category != TRANSACTIONAL:
-        count_message(policy, member, request.channel, request.category, clock_ms, digest)
+        group = command_digest(request.cascade) if request.cascade else None
+        count_message(policy, member, request.channel, request.category, clock_ms, digest, group)
     if policy.budgets or policy.dedupe_address_ms is not None:
         zone = member_zone({}, policy.timezone)
         spent = share.spending(policy, request.campaign, request.channel, clock_ms, zone)

@@ -15,7 +15,8 @@ class MessageRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     `step` is the name of the flow's step, `variant` the one chosen, both part of `command_id`. `wanted_at_ms`: clock
     value at which the step was reached first; a held message asks again with the same one, so that its lifetime counts
     from there. `profile` is the member's as it stands; the arbiter changes nothing in it. `timezone`: the campaign's,
-    for members that have none. `topic` None: the campaign names none.
+    for members that have none. `topic` None: the campaign names none. `cascade`: an id that the legs of one cascade
+    share, for caps count them once; "" for a message by itself.
     """
 
     member_id: str
@@ -33,6 +34,7 @@ class MessageRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     profile: dict[str, Any]
     topic: str | None = None
     priority: int = 0
+    cascade: str = ""
 
 
 class Eligible(msgspec.Struct, frozen=True, gc=False):

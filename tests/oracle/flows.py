@@ -20,6 +20,7 @@ from tests.oracle.language import read_campaign
 
 ZONES = ["Europe/Berlin", "Asia/Omsk", "America/New_York", "nowhere", None]
 WINDOWS = ["09:00-21:00", "08:55-09:00", "22:00-06:00", "00:00-24:00"]
+CHANNELS = ["email", "sms", "viber", "push"]
 RECEIPTS = ["delivery.delivered", "delivery.bounced", "engagement.opened", "engagement.clicked"]
 
 
@@ -32,7 +33,9 @@ class FlowMaker:
         self.maker = maker
         self.steps: list[str] = []
         self.waits: list[str] = []
+        self.cascades: list[str] = []
         self.number = 0
+        self.cascading = 0  # how many of 100 messages are cascades
 
     def chance(self, of_100: int) -> bool:
         """True in so many of 100 cases."""
@@ -49,6 +52,9 @@ class FlowMaker:
 
     def test(self) -> str:
         """A condition of a branch."""
+        if self.cascades and self.chance(40):
+            came = self.rng.choice([*CHANNELS, "timeout", "no_consent", "bounced"])
+            return f"outcome.{self.rng.choice(self.cascades)} = '{came}'"
         roll = self.rng.randrange(100)
         if roll < 45 and self.waits:
             name = self.rng.choice(self.waits)
@@ -90,6 +96,8 @@ class FlowMaker:
 
     def send(self) -> dict[str, Any]:
         """A message."""
+        if self.cascading and self.chance(self.cascading):
+            return self.cascade()
         data = {
             f"{alias}_x": f"{alias}.{self.rng.choice(list(ATTRIBUTES[t]))}" for alias, t in self.maker.names.items()
         }
@@ -102,6 +110,29 @@ class FlowMaker:
         if self.chance(60):
             step["name"] = self.name("s")
             self.steps.append(step["name"])
+        return step
+
+    def cascade(self) -> dict[str, Any]:
+        """A message over channels in order."""
+        channels = self.rng.sample(CHANNELS, k=self.rng.choice([2, 2, 3, 4]))
+        spans = [f" {self.span()}" for _ in channels]
+        if self.chance(40):
+            spans[-1] = ""
+        legs = [f"{channel}{span}" for channel, span in zip(channels, spans, strict=True)]
+        written: Any = [f"{leg} t{n}" for n, leg in enumerate(legs)]
+        if self.chance(60):
+            aliases = self.maker.names.items()
+            data = {f"{alias}_x": f"{alias}.{self.rng.choice(list(ATTRIBUTES[t]))}" for alias, t in aliases}
+            written = {
+                "legs": [legs[0], *written[1:]],
+                "template": "t",
+                "lifetime": self.rng.choice(["20s", "1m", "1d"]),
+            }
+            written |= {"data": data} if data else {}
+        step: dict[str, Any] = {"cascade": written}
+        if self.chance(80):
+            step["name"] = self.name("k")
+            self.cascades.append(step["name"])
         return step
 
     def wait(self) -> dict[str, Any]:
@@ -139,10 +170,14 @@ class FlowMaker:
         return found
 
 
-def with_flow(rng: random.Random, maker: CampaignMaker, campaign: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace the `send` of a campaign by a flow."""
+def with_flow(
+    rng: random.Random, maker: CampaignMaker, campaign: Mapping[str, Any], cascading: int = 0
+) -> dict[str, Any]:
+    """Replace the `send` of a campaign by a flow; `cascading`: of 100 of its messages, how many are cascades."""
     kept = {key: value for key, value in campaign.items() if key not in ("send", "on_late")}
-    return {**kept, **FlowMaker(rng, maker).make()}
+    flow = FlowMaker(rng, maker)
+    flow.cascading = cascading
+    return {**kept, **flow.make()}
 
 
 def flow_case(seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -206,6 +241,12 @@ def mixed_case(
     rng = random.Random(seed ^ 0x5F10)
     if rng.randrange(100) >= 40:
         return campaigns, events
+    for member in sorted({event["member_id"] for event in events if event.get("member_id")}):
+        if rng.randrange(100) < 80:  # cascades can reach them
+            consent = {channel: rng.randrange(100) < 85 for channel in CHANNELS}
+            data = {"email": f"{member}@x.example", "phone": "+1", "push_token": "t", "consent": consent}
+            first = {str(name): events[0][name] for name in ("occurred_at", "appended_at") if name in events[0]}
+            events = [{**first, "type": "member.registered", "member_id": member, "data": data}, *events]
     return [_given_flow(rng, campaign) if rng.randrange(100) < 70 else campaign for campaign in campaigns], events
 
 
@@ -219,4 +260,4 @@ def _given_flow(rng: random.Random, campaign: dict[str, Any]) -> dict[str, Any]:
     spans = dict(rng.sample(list(SPANS.items()), k=2))
     maker = CampaignMaker(rng, types, list(plan.same), spans)
     maker.names = {s.alias: s.term.specs[0].name for s in plan.steps if s.alias and s.kind != "agg"}
-    return with_flow(rng, maker, campaign)
+    return with_flow(rng, maker, campaign, cascading=40)

@@ -8,6 +8,7 @@ the whole log, with nothing remembered but where it stands. It shares no code wi
     wait   ends at the first record with C >= due + lateness, before that record is read; or by its event, read in the
            wait with e_anchor <= e < due
     exits  any event of goal or exit_on with e >= e_anchor, read after the match, at once
+    cascade  legs in order, asked for one by one: see `cascades.py`
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,13 +18,14 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from schemas.ids import command_id, h128, instance_id
+from tests.oracle.cascades import Cascade
 from tests.oracle.evaluate import EPOCH, Instance, Read, Walk, has
 from tests.oracle.language import Plan, Scope, Step, flat, read_campaign, read_expression, read_pattern, span_ms
 
 DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 MINUTE = timedelta(minutes=1)
 LIFETIME_MS = 86_400_000
-ADDRESSES = {"email": "email", "sms": "phone"}
+ADDRESSES = {"email": "email", "sms": "phone", "viber": "phone", "push": "push_token"}
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Follower:
     until: int = 0
     waiting: Any = None
     over: bool = False
+    cascades: list[Cascade] = field(default_factory=list)
     lines: list[dict[str, Any]] = field(default_factory=list)
 
     # --- words ------------------------------------------------------------------------------------------------------
@@ -162,7 +165,12 @@ class Follower:
                 continue
             step = steps.pop(0)
             if "send" in step:
-                self.send(step)
+                self.send(self.names[id(step)], step["send"], step.get("variants"))
+            elif "cascade" in step:
+                cascade = Cascade(self.names[id(step)], step["cascade"])
+                self.cascades.append(cascade)
+                if not cascade.go_on(self, ""):
+                    return
             elif "wait" in step:
                 due = self.wait_end(step["wait"])
                 if due is not None:
@@ -192,12 +200,11 @@ class Follower:
                 return list(case["then"])
         return []
 
-    def send(self, step: Any) -> None:
+    def send(self, name: str, send: Mapping[str, Any], variants: Mapping[str, Any] | None = None) -> None:
         """Send a message, or say why not."""
-        name, send = self.names[id(step)], step["send"]
         variant, template = "", send.get("template")
-        if "variants" in step:
-            texts = {k: v if isinstance(v, Mapping) else {"template": v} for k, v in step["variants"].items()}
+        if variants:
+            texts = {k: v if isinstance(v, Mapping) else {"template": v} for k, v in variants.items()}
             variant = chosen(self, name, [(k, texts[k].get("weight", 1)) for k in texts])
             template = texts[variant]["template"]
         channel = send["channel"]
@@ -229,7 +236,9 @@ class Follower:
                 self.move(r.e, clock, None, r.event_id, r.profile)
                 self.end("exited", reason)
                 return
-        wait = self.waiting["wait"]
+        if any(cascade.hear(self, r, clock) for cascade in self.cascades):
+            return
+        wait = self.waiting.get("wait")
         if not isinstance(wait, Mapping) or "until" not in wait or r.e >= self.until:
             return
         if self.mine({"event": wait["until"], "key": wait.get("key", "own")}, r):
@@ -287,7 +296,7 @@ def named(steps: Sequence[Any]) -> dict[int, str]:
     """Give each step its name: its own, else its kind with a number from the second on."""
     names: dict[int, str] = {}
     for step in walk_steps(steps):
-        kind = next(k for k in ("send", "wait", "branch", "split", "exit") if k in step)
+        kind = next(k for k in ("send", "cascade", "wait", "branch", "split", "exit") if k in step)
         number, name = 1, step.get("name", kind)
         while name in names.values():
             number += 1
@@ -341,11 +350,12 @@ def follow(
     f.walk()
     for offset in range(entry.read_up_to + 1, len(clocks)):
         if not f.over and clocks[offset] >= f.until + plan.lateness_ms:
-            wait = f.waiting["wait"]
+            wait = f.waiting.get("wait")
             if isinstance(wait, Mapping) and "until" in wait:
                 f.outcomes = f.outcomes | {f.names[id(f.waiting)]: "timeout"}
             f.move(f.until, clocks[offset], f.until, None, profile)
-            f.walk()
+            if wait is not None or f.cascades[-1].go_on(f, "timeout"):
+                f.walk()
         r = reads.get(offset)
         if r is not None:
             profile = r.profile

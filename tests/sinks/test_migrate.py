@@ -45,7 +45,7 @@ def test_a_changed_file_is_refused_with_the_remedy(warehouse: Warehouse) -> None
     changed = [msgspec.structs.replace(load()[0], checksum="0" * 64), *load()[1:]]
     assert status(warehouse.client(), changed)[0].state == "changed"
     with pytest.raises(
-        OperatorError, match=r"0001_tables\.sql: it was applied and has changed since; restore .* new file 0003"
+        OperatorError, match=r"0001_tables\.sql: it was applied and has changed since; restore .* new file 0004"
     ):
         migrate(warehouse.client(), changed)
 
@@ -157,8 +157,10 @@ def test_the_funnel_counts_each_id_once_even_before_merges(warehouse: Warehouse)
     assert [dict(zip(funnel.column_names, row, strict=True)) for row in funnel.result_rows] == [
         {
             "campaign": "c1",
-            "decided": 4, "eligible": 1, "suppressed": 3, "suppressed_by_reason": {"no_consent": 2, "cooldown": 1},
-            "commanded": 1, "sent": 1, "delivered": 1, "opened": 1, "clicked": 0, "failed": 0,
+            "decided": 4, "eligible": 1, "held": 0, "suppressed": 3,
+            "held_by_reason": {}, "suppressed_by_reason": {"no_consent": 2, "cooldown": 1},
+            "commanded": 1, "sent": 1, "delivered": 1, "opened": 1, "clicked": 0,
+            "opened_by_machines": 0, "clicked_by_machines": 0, "failed": 0, "complained": 0, "unsubscribed": 0,
             "orders_attributed": 2, "value_by_currency": {"EUR": 21.0},
         }
     ]  # fmt: skip

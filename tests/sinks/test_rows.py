@@ -119,7 +119,7 @@ def test_a_hostile_attribute_still_fits_its_column(value: object) -> None:
                 assert 0 <= cell <= MAX_TIME_MS
             elif name in ("total", "price", "quantity"):
                 assert cell is None or math.isfinite(cell)
-            elif name in ("attempt", "schema_version", "log_partition", "log_offset"):
+            elif name in ("attempt", "machine", "schema_version", "log_partition", "log_offset"):
                 assert 0 <= cell < 2**32
             else:
                 assert isinstance(cell, str)

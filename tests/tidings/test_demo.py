@@ -1,9 +1,12 @@
 import io
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -11,10 +14,16 @@ from rich.console import Console
 
 from schemas.events import Record
 from schemas.records import Attribution
+from sinks.reports import read_report
 from tests.helpers.workers import ROOT
+from tidings.demo.load import complaint
+from tidings.demo.outside import BROWSER, SCANNER, Outside, fate
 from tidings.demo.report import Outcome, checks, print_report
-from tidings.demo.script import day, opening, reaction, shop_span_ms
+from tidings.demo.script import OPEN_AFTER_MS, day, opening, reaction, shop_span_ms
 from tidings.demo.verify import Agreement, Log, replay_agrees
+from tidings.smtp_server import ReceivedMail
+from tidings.standing import wait_until
+from tidings.web.tracking import SOON_MS, machine_sign
 
 START = 1_772_409_600_000
 
@@ -62,17 +71,73 @@ def test_one_visitor_in_five_is_registered_and_most_of_those_agreed_to_mail():
 
 
 def test_a_member_reacts_to_a_mail_the_same_way_each_time_and_orders_only_after_a_click():
-    found = [reaction(1, "m1", f"{n:032x}", "thank_you") for n in range(500)]
-    assert found == [reaction(1, "m1", f"{n:032x}", "thank_you") for n in range(500)]
-    clicks = [one for one in found if one is not None]
-    orders = [one[2][1] for one in clicks if one[2] is not None]
-    assert 0.2 < len(clicks) / 500 < 0.4 and 0.3 < len(orders) / len(clicks) < 0.7
+    found = [reaction(1, "m1", f"{n:032x}") for n in range(1_000)]
+    assert found == [reaction(1, "m1", f"{n:032x}") for n in range(1_000)]
+    clicks = [one for one in found if one.clicks is not None]
+    orders = [one.order[1] for one in found if one.order is not None]
+    assert 0.2 < len(clicks) / 1_000 < 0.4 and 0.3 < len(orders) / len(clicks) < 0.7
     assert all(order.data["total"] >= 100 for order in orders)
+    assert all(one.clicks is not None for one in found if one.order is not None)
+    assert all(one.opens is not None and (one.clicks or 0) > one.opens for one in clicks)
+    assert any(one.leaves for one in found) and any(one.complains for one in found)
+
+
+def test_people_of_the_story_are_slow_enough_not_to_be_taken_for_machines():
+    assert OPEN_AFTER_MS[0] > SOON_MS
+    assert machine_sign("GET", {"User-Agent": BROWSER}, OPEN_AFTER_MS[0]) == ""
+    assert machine_sign("GET", {"User-Agent": SCANNER}, OPEN_AFTER_MS[0]) == "robot"
+
+
+def test_the_company_tells_of_a_message_the_same_each_time_and_of_some_nothing():
+    for channel in ("viber", "sms"):
+        found = [fate(1, channel, f"{n:032x}") for n in range(500)]
+        assert found == [fate(1, channel, f"{n:032x}") for n in range(500)]
+        assert {state for told in found for _, state in told} == {"DELIVRD", "UNDELIV"}
+        assert any(len(told) == 2 for told in found)
+    assert 0.3 < sum(not fate(1, "viber", f"{n:032x}") for n in range(500)) / 500 < 0.4
+    assert all(fate(1, "sms", f"{n:032x}") for n in range(500))
+
+
+def test_the_company_takes_a_message_once_and_tells_what_came_of_it():
+    told = []
+
+    class Worker(BaseHTTPRequestHandler):
+        def do_POST(self):
+            told.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format, *args):
+            pass
+
+    worker = ThreadingHTTPServer(("127.0.0.1", 0), Worker)
+    threading.Thread(target=worker.serve_forever, daemon=True).start()
+    with Outside(1) as outside:
+        outside.leads_to(lambda: f"http://127.0.0.1:{worker.server_port}")
+        message = {"id": "0" * 32, "to": "49", "text": "x", "callback": f"{outside.url}/r/sms/token"}
+        for _ in range(2):
+            status, _, body = outside.ask("POST", f"{outside.url}/send/sms", json.dumps(message).encode())
+            assert (status, json.loads(body)) == (200, {"status": "queued", "id": "0" * 32})
+        assert wait_until(outside.idle, 60.0, 0.02)
+        assert outside.taken["sms"] == {"0" * 32}
+        assert outside.told == {("0" * 32, state) for _, state in fate(1, "sms", "0" * 32)}
+        assert outside.ask("GET", f"{outside.url}/elsewhere")[0] == 404
+    worker.shutdown()
+    worker.server_close()
+    assert len(told) == len(fate(1, "sms", "0" * 32))
+    assert {path for path, _ in told} == {"/r/sms/token"}
+
+
+def test_a_complaint_about_a_mail_is_a_report_that_can_be_read():
+    content = b"X-Tidings-Reference: token\r\nMessage-ID: <abc@shop.example>\r\nSubject: s\r\n\r\nHello"
+    report = read_report(complaint(ReceivedMail("a@shop.example", "b@shop.example", "abc@shop.example", content)))
+    assert report is not None
+    assert (report.status, report.token, report.command) == ("complained", "token", "abc")
 
 
 def outcome(live: set[str], replayed: set[str], mails: int = 0) -> Outcome:
     agreement = Agreement(frozenset(live), frozenset(replayed), frozenset(), frozenset())
-    numbers = {"commands": 0, "decisions": 0, "attributions": 0, "sent": mails}
+    numbers = {"commands": 0, "decisions": 0, "attributions": 0, "sent": mails, "clicked": 0}
     return Outcome({"shop": 1, "bad": 0}, Log(), agreement, mails, 0, [], numbers, 1.0)
 
 

@@ -11,7 +11,7 @@ import msgspec
 from schemas.campaign import Campaign
 from schemas.errors import OperatorError
 from schemas.findings import ERROR, WARNING, Finding
-from schemas.flow import SendStep
+from schemas.flow import CascadeStep, SendStep
 from sinks.channels.checks import check_message
 from sinks.templates import TemplateFiles
 from streams.campaigns import load_campaign, load_campaigns
@@ -110,6 +110,8 @@ def _template_findings(campaign: Campaign, path: str, loader: TemplateFiles) -> 
     for step in campaign.flow.steps if campaign.flow is not None else ():
         if isinstance(step, SendStep):
             sends += [(step.send, name) for name in [v.template for v in step.variants] or [step.send.template]]
+        elif isinstance(step, CascadeStep):
+            sends += [(leg.send, leg.send.template) for leg in step.legs]
     found: list[Finding] = []
     for send, template in sends:
         faults = check_message(send.channel, template, loader, frozenset(send.data))

@@ -25,11 +25,12 @@ PIPE_WIDTH = 160
     help="Campaigns to run: a file or a directory.",
 )  # fmt: skip
 def demo(events: int, seed: int, broker: str | None, campaigns: Path) -> None:
-    """Run the whole job once: events in, decisions, e-mail out, attribution in ClickHouse. Takes under a minute.
+    """Run the whole job once: events in, decisions, e-mail, Viber and SMS out, attribution in ClickHouse.
 
-    Starts a broker, an SMTP server that delivers nothing, engine, delivery and sink; plays a shop's day; then checks
-    that a replay of the recorded log, the received mail and ClickHouse all agree. Its data is below TIDINGS_DATA_DIR in
-    demo/ until the next run.
+    Takes under a minute. Starts a broker, an SMTP server that delivers nothing, a company for Viber and text messages
+    that tells later what came of them, engine, delivery and sink; plays a shop's day, and members who open, click,
+    order, unsubscribe and complain by the links of their mails; then checks that a replay of the recorded log, what was
+    received and ClickHouse all agree. Its data is below TIDINGS_DATA_DIR in demo/ until the next run.
 
     \b
     Examples:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -12,22 +12,37 @@ from schemas.campaign import DEFAULT_LATENESS_MS
 from tidings.demo.verify import Agreement, Log
 
 FUNNEL = """
-SELECT campaign, decided, eligible, suppressed, commanded, sent, clicked, failed, orders_attributed,
-       value_by_currency['EUR'] AS value_eur
+SELECT campaign, decided, held, suppressed, sent, delivered, opened, clicked, orders_attributed AS ordered,
+       complained, unsubscribed, failed, value_by_currency['EUR'] AS value_eur
 FROM campaign_funnel ORDER BY campaign
+"""
+SUPPRESSED = """
+SELECT campaign, reason, n AS suppressed
+FROM campaign_funnel ARRAY JOIN mapKeys(suppressed_by_reason) AS reason, mapValues(suppressed_by_reason) AS n
+ORDER BY campaign, n DESC
+"""
+CASCADES = """
+SELECT campaign, step, count() AS cascades, sum(sent) AS messages, countIf(delivered = 0) AS not_delivered,
+       countIf(delivered = 1) AS delivered_once, countIf(delivered > 1) AS delivered_twice
+FROM cascades GROUP BY campaign, step ORDER BY campaign, step
 """
 NUMBERS = """
 SELECT (SELECT uniqExact(command_id) FROM messages WHERE kind = 'send') AS commands,
        (SELECT uniqExact(decision_id) FROM decisions) AS decisions,
        (SELECT uniqExact(attribution_id) FROM attributions) AS attributions,
-       (SELECT uniqExact(command_id) FROM receipts WHERE status = 'sent') AS sent,
+       (SELECT uniqExact(command_id) FROM receipts WHERE status = 'sent' AND channel = 'email') AS sent,
+       (SELECT uniqExact(event_id) FROM receipts WHERE status = 'clicked' AND machine = 0) AS clicked,
        (SELECT count() FROM (SELECT log_partition, log_offset FROM events)) AS events
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """All that the report tells. `funnel`, `numbers`: rows of ClickHouse, asked over its SQL endpoint."""
+    """All that the report tells. `funnel`, `tables`, `numbers`: rows of ClickHouse, asked over its SQL endpoint.
+
+    `taken`, `told`: messages of the company for Viber and text messages, and what it told of them. `done`: what members
+    did about mails.
+    """
 
     produced: Mapping[str, int]
     log: Log
@@ -37,6 +52,10 @@ class Outcome:
     funnel: Sequence[Mapping[str, Any]]
     numbers: Mapping[str, int]
     seconds: float
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    taken: int = 0
+    told: int = 0
+    done: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +78,10 @@ def checks(outcome: Outcome) -> list[Check]:
     """List what must agree."""
     log, found, numbers = outcome.log, outcome.agreement, outcome.numbers
     commands = len(log.commands)
+    by_mail = sum(command.channel == "email" for command in log.commands.values())
+    sent = Counter(channel for kind, channel, _ in log.receipts.values() if kind == "delivery.sent")
+    clicked = Counter(machine for kind, _, machine in log.receipts.values() if kind == "engagement.clicked")
+    done = outcome.done
     return [
         Check(
             "replay/commands, live and replayed, by id",
@@ -72,13 +95,24 @@ def checks(outcome: Outcome) -> list[Check]:
             len(found.replay_attributions),
             found.live_attributions == found.replay_attributions,
         ),
-        _equal("SMTP/mails received, commands to send", outcome.mails, commands),
+        _equal("SMTP/mails received, commands to send", outcome.mails, by_mail),
         _equal("SMTP/mails received twice", outcome.mails_repeated, 0),
-        _equal("receipts/'sent', mails received", log.types["delivery.sent"], outcome.mails),
+        _equal("receipts/'sent' by mail, mails received", sent["email"], outcome.mails),
+        _equal("Viber and SMS/messages taken, 'sent' of them", outcome.taken, sent["viber"] + sent["sms"]),
+        _equal("Viber and SMS/receipts told, on the log", outcome.told, len(log.told)),
+        _equal("redirect/links followed by people, 'clicked' by people", done.get("followed", 0), clicked[False]),
+        _equal("redirect/links followed by scanners, 'clicked' by machines", done.get("scanned", 0), clicked[True]),
+        _equal("unsubscribe/POSTs of mail programs, consents revoked", done.get("left", 0), len(log.left)),
+        _equal(
+            "complaints/reports read, 'complained'",
+            done.get("complained", 0),
+            sum(kind == "engagement.complained" for kind, _, _ in log.receipts.values()),
+        ),
         _equal("ClickHouse/commands, topic", numbers["commands"], commands),
         _equal("ClickHouse/decisions, topic", numbers["decisions"], len(log.decisions)),
         _equal("ClickHouse/attributions, topic", numbers["attributions"], len(log.attributions)),
         _equal("ClickHouse/receipts 'sent', mails received", numbers["sent"], outcome.mails),
+        _equal("ClickHouse/'clicked' by people, topic", numbers["clicked"], clicked[False]),
         _equal("dead letters/topic, bad records produced", sum(log.dead_letters.values()), outcome.produced["bad"]),
     ]
 
@@ -103,6 +137,8 @@ def print_report(outcome: Outcome, console: Console, note: str) -> bool:
     suppressed = {reason: n for (o, reason), n in outcomes.items() if o == "suppressed"}
     table.add_row("suppressed", f"{sum(suppressed.values()):,}", _listed(suppressed))
     table.add_row("e-mails", f"{outcome.mails:,}", f"received over SMTP; {outcome.mails_repeated} twice")
+    taken = Counter(command.channel for command in log.commands.values() if command.channel != "email")
+    table.add_row("Viber and SMS", f"{outcome.taken:,}", f"taken by the company; asked for: {_listed(taken)}")
     receipts = {kind: n for kind, n in log.types.items() if kind.startswith(("delivery.", "engagement."))}
     table.add_row("receipts", f"{sum(receipts.values()):,}", _listed(receipts))
     value = sum(a.value or 0 for a in log.attributions.values())
@@ -113,8 +149,9 @@ def print_report(outcome: Outcome, console: Console, note: str) -> bool:
         table.add_row(name, f"{len(values):,}", f"{shown}   {what}")
     console.print(table, highlight=False)
     console.print()
-    _print_rows(outcome.funnel, console)
-    console.print()
+    for title, rows in {"campaign_funnel": outcome.funnel, **outcome.tables}.items():
+        _print_rows(f"{title}, by SQL", rows, console)
+        console.print()
     listed = checks(outcome)
     for check in listed:
         console.print(str(check), style="green" if check.holds else "bold red", highlight=False)
@@ -152,10 +189,10 @@ def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{n:,} {name}" for name, n in sorted(counts.items(), key=lambda item: -item[1]) if n) or "none"
 
 
-def _print_rows(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
-    table = Table(box=None, header_style="bold", pad_edge=False, title="campaign_funnel, by SQL", title_justify="left")
-    for name in rows[0] if rows else ():
-        table.add_column(name, justify="left" if name == "campaign" else "right")
+def _print_rows(title: str, rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
+    for name, value in rows[0].items() if rows else ():
+        table.add_column(name, justify="left" if isinstance(value, str) else "right")
     for row in rows:
         table.add_row(*map(_shown, row.values()))
     console.print(table, highlight=False)

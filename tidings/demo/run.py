@@ -21,7 +21,8 @@ from tidings.brokers import open_broker
 from tidings.brokers.admin import create_topics
 from tidings.config import Settings
 from tidings.demo.load import Load
-from tidings.demo.report import FUNNEL, NUMBERS, Outcome, print_report
+from tidings.demo.outside import Outside
+from tidings.demo.report import CASCADES, FUNNEL, NUMBERS, SUPPRESSED, Outcome, print_report
 from tidings.demo.verify import read_topics, replay_agrees
 from tidings.processes import TAIL_LINES, Child, Children, only_one, role_program
 from tidings.smtp_server import SmtpServer
@@ -85,10 +86,15 @@ def run_demo(settings: Settings, events: int, seed: int, campaigns: Path, out: C
         broker = stack.enter_context(open_broker(settings))
         settings = settings.with_broker(broker.bootstrap)
         create_topics(settings)
-        load = Load(settings, seed, events)
+        outside = stack.enter_context(Outside(seed))
+        outside.write_providers(home / "providers.yaml")
+        load = Load(settings, seed, events, outside)
         stack.callback(load.close)
         smtp = stack.enter_context(SmtpServer(on_mail=load.react))
-        settings = dataclasses.replace(settings, smtp=smtp.url, smtp_username="", smtp_password="")
+        settings = dataclasses.replace(
+            settings, smtp=smtp.url, smtp_username="", smtp_password="", tracking_base_url=outside.url,
+            receipts_base_url=f"{outside.url}/r", providers=str(home / "providers.yaml"), unsubscribe_base_url="",
+        )  # fmt: skip
         children = stack.enter_context(
             Children(
                 [Child(role_program(role), settings, home / "logs", lock) for role in ROLES],
@@ -98,6 +104,7 @@ def run_demo(settings: Settings, events: int, seed: int, campaigns: Path, out: C
         )
         children.start()
         _await_ready(children)
+        outside.leads_to(children.all[ROLES.index("delivery")].url)
         engine_url = children.all[0].url()
         token = token_of(settings)
         steps.step("publishing the campaigns, registering members")
@@ -112,13 +119,22 @@ def run_demo(settings: Settings, events: int, seed: int, campaigns: Path, out: C
 
         load.run(lambda: False, progress)
         steps.step("the shop is closed: waiting for the last absences, mails and rows")
-        _await_drained(settings, children, engine_url, token, lambda text: steps.detail(f"the shop is closed: {text}"))
+
+        def quiet() -> bool:
+            return not load.produce_reactions() and outside.idle()
+
+        _await_drained(
+            settings, children, engine_url, token, lambda text: steps.detail(f"the shop is closed: {text}"), quiet
+        )
+        load.flush()
         steps.step("reading the topics back, replaying the log without a broker")
         log = read_topics(settings)
         agreement = replay_agrees(log)
         outcome = Outcome(
             load.counts, log, agreement, smtp.received, sum(n - 1 for n in smtp.repeated.values()),
             ask_sql(settings, FUNNEL), ask_sql(settings, NUMBERS)[0], time.monotonic() - began,
+            {"suppressed": ask_sql(settings, SUPPRESSED), "cascades": ask_sql(settings, CASCADES)},
+            sum(map(len, outside.taken.values())), len(outside.told), load.done,
         )  # fmt: skip
         steps.step("stopping")
         children.stop()
@@ -171,9 +187,17 @@ def _await_ready(children: Children) -> None:
 
 
 def _await_drained(
-    settings: Settings, children: Children, engine_url: str | None, token: str, say: Callable[[str], None]
+    settings: Settings,
+    children: Children,
+    engine_url: str | None,
+    token: str,
+    say: Callable[[str], None],
+    quiet: Callable[[], bool],
 ) -> None:
-    """Wait until two looks in a row see nothing under way and the same ends: timers are counted four times a second."""
+    """Wait until two looks in a row see nothing under way and the same ends: timers are counted four times a second.
+
+    `quiet`: nothing is to come from outside.
+    """  # fmt: skip
     last: Any = None
     seen: Any = None
     with Lookout(settings) as lookout:
@@ -188,7 +212,7 @@ def _await_drained(
                 f"{seen.timers} partitions with timers,"
                 f" behind: engine {seen.engine_lag:,}, delivery {seen.delivery_lag:,}, sink {seen.sink_lag:,}"
             )
-            settled = bool(seen.done and seen == last)
+            settled = bool(quiet() and seen.done and seen == last)
             last = seen
             return settled
 

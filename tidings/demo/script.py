@@ -22,8 +22,11 @@ REPEATED, LATE, TOO_OLD = 1 / 400, 1 / 200, 1 / 2_000  # share of the shop's eve
 REPEAT_AFTER_MS = (200, 3_000)
 LATE_MS = (1_000, 30_000)
 DAY_MS = 86_400_000
-CLICKS, ORDERS = 0.30, 0.5  # of mails; of clicks
-CLICK_AFTER_MS, ORDER_AFTER_MS = (300, 1_500), (500, 2_000)
+SCANNED, OPENS, CLICKS, LEAVES, COMPLAINS = 0.08, 0.5, 0.30, 0.04, 0.01  # of mails; the last two of those opened
+ORDERS = 0.5  # of clicks
+# Nobody reads a mail within a second; what comes so soon counts as a machine (tidings/web/tracking.py).
+OPEN_AFTER_MS, CLICK_AFTER_MS, ORDER_AFTER_MS = (1_100, 1_600), (100, 900), (500, 1_500)
+PHONES, AGREE_SMS, AGREE_VIBER = 0.9, 0.8, 0.5  # of members
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -44,7 +47,12 @@ def shop_span_ms(events: int) -> int:
 
 def opening(seed: int, events: int, at_ms: int) -> Iterator[Sending]:
     """Registrations, all at once, before the shop opens."""
+    rng = random.Random(f"phones/{seed}")  # noqa: S311 chance of a story
     for number, event in enumerate(registrations(seed, max(10, round(events * REGISTERED_PER_EVENT)), at_ms)):
+        agreed = {"sms": rng.random() < AGREE_SMS, "viber": rng.random() < AGREE_VIBER}
+        event.data["consent"] = {**event.data["consent"], **agreed}
+        if rng.random() < PHONES:
+            event.data["phone"] = f"+4915{number:08d}"
         yield _sending(0, number, replace_time(event, at_ms), "registration")
 
 
@@ -56,6 +64,8 @@ def day(seed: int, events: int, start_ms: int) -> Iterator[Sending]:
     heapq.heapify(waiting)
     for number, event in enumerate(shop(seed, events, start_ms, span_ms), len(waiting)):
         at_ms = event.occurred_at_ms - start_ms
+        if "product_id" in event.data:
+            event.data["url"] = f"https://shop.example/p/{event.data['product_id']}"
         draw = rng.random()
         if draw < LATE:
             event = replace_time(event, event.occurred_at_ms - rng.randint(*LATE_MS))
@@ -71,28 +81,45 @@ def day(seed: int, events: int, start_ms: int) -> Iterator[Sending]:
     yield from sorted(waiting)
 
 
-def reaction(
-    seed: int, member_id: str, command_id: str, campaign: str
-) -> tuple[int, Event, tuple[int, Event] | None] | None:
-    """What a member does about a mail: nothing, a click, a click and then an order of 100 or more.
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """What a member does about a mail. Spans count from the mail, in ms; None: never.
 
-    Returns:
-        (ms until the click, the click, (ms from the click to the order, the order) or None), or None. The times of the
-        events are 0: they happen when they are sent.
+    `scanned`: a program at the mailbox looks at the links first. `order` follows a click: ms from it, and the order.
     """
+
+    scanned: bool
+    opens: int | None
+    clicks: int | None
+    order: tuple[int, Event] | None
+    leaves: int | None
+    complains: int | None
+
+
+def reaction(seed: int, member_id: str, command_id: str) -> Reaction:
+    """Tell what a member does about a mail. The time of an order is 0: it happens when it is sent."""
     rng = random.Random(f"reaction/{seed}/{command_id}")  # noqa: S311 chance of a story
-    if rng.random() >= CLICKS:
-        return None
-    data = {"command_id": command_id, "campaign": campaign, "channel": "email", "link_id": "main"}
-    click = Event("engagement.clicked", 0, h128(command_id, "clicked"), member_id, data, source="demo")
-    after = rng.randint(*CLICK_AFTER_MS)
-    if rng.random() >= ORDERS:
-        return after, click, None
-    item = {**product(rng, 2_000), "quantity": 1}
-    total = round(100 + item["price"], 2)
-    bought = {"order_id": f"o-{command_id[:12]}", "total": total, "currency": "EUR", "items": [item]}
-    order = Event("order.created", 0, h128(command_id, "order"), member_id, bought, source="shop")
-    return after, click, (rng.randint(*ORDER_AFTER_MS), order)
+    scanned, opens, clicks = rng.random() < SCANNED, rng.random() < OPENS, rng.random() < CLICKS / OPENS
+    opened = rng.randint(*OPEN_AFTER_MS)
+    clicked = opened + rng.randint(*CLICK_AFTER_MS)
+    left, complained = rng.random() < LEAVES, rng.random() < COMPLAINS
+    order = None
+    if rng.random() < ORDERS:
+        item = {**product(rng, 2_000), "quantity": 1}
+        total = round(100 + item["price"], 2)
+        bought = {"order_id": f"o-{command_id[:12]}", "total": total, "currency": "EUR", "items": [item]}
+        order = (
+            rng.randint(*ORDER_AFTER_MS),
+            Event("order.created", 0, h128(command_id, "order"), member_id, bought, source="shop"),
+        )
+    return Reaction(
+        scanned,
+        opened if opens else None,
+        clicked if opens and clicks else None,
+        order if opens and clicks else None,
+        clicked if opens and left else None,
+        clicked if opens and complained and not left else None,
+    )
 
 
 def replace_time(event: Event, occurred_at_ms: int) -> Event:

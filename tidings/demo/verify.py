@@ -34,6 +34,10 @@ class Log:
     attributions: dict[str, Attribution] = field(default_factory=dict)
     dead_letters: Counter[str] = field(default_factory=Counter)
     types: Counter[str] = field(default_factory=Counter)
+    # by event id, each once: type, channel, by a machine; `told`: by the company for Viber and text messages
+    receipts: dict[str, tuple[str, str, bool]] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
+    left: set[str] = field(default_factory=set)  # event ids of one-click unsubscribes
     appended_at_ms: dict[str, int] = field(default_factory=dict)  # by event id; the first of repeated ones
 
 
@@ -156,6 +160,17 @@ def _take_event(log: Log, message: Message) -> None:
     log.types[event.type] += 1
     if event.event_id is not None:
         log.appended_at_ms.setdefault(event.event_id, append_ms)
+        _take_receipt(log, event.event_id, event)
+
+
+def _take_receipt(log: Log, event_id: str, event: Event) -> None:
+    if event.type == "consent.revoked" and event.data.get("source") == "one-click":
+        log.left.add(event_id)
+    if event.type.startswith(("delivery.", "engagement.")):
+        machine = event.data.get("bot") is True or event.data.get("machine") is True
+        log.receipts.setdefault(event_id, (event.type, str(event.data.get("channel")), machine))
+        if event.source == "tidings-receipts" and event.data.get("provider") in ("viber", "sms"):
+            log.told.add(event_id)
 
 
 def _event(record: Record) -> Event | None:

@@ -14,7 +14,7 @@ from tidings.simulation.disk import SimStore, lose
 from tidings.simulation.faults import DEFAULT, Faults
 from tidings.simulation.group import Group
 from tidings.simulation.process import Process, Shared, owners_of
-from tidings.simulation.workload import PartitionWork, Source, json_bytes, make_partition
+from tidings.simulation.workload import PartitionWork, Source, json_bytes, make_partition, told_of_leg
 from tidings.simulation.world import Violation, World
 
 MOST_HAPPENINGS = 60_000  # runs need a few thousand; beyond, something goes round in circles
@@ -150,6 +150,9 @@ class Run:
         }
         key, value, partition = command.member_id.encode(), json_bytes(event), record.origin
         self.world.after(self.world.rng.choice([5, 500]), lambda: self.broker.append_event(partition, key, value))
+        if "." in command.step:  # a leg of a cascade
+            for delay_ms, told in told_of_leg(self.seed, command, self.world.now):
+                self.world.after(delay_ms, partial(self.broker.append_event, partition, key, told))
 
     def _changed_by(self, process: Process, partition: int) -> None:
         """I4 and the zombie's case: who writes to a changelog must not have given the partition up, nor lost it."""

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import msgspec
 import yaml
 
+from schemas.commands import SendMessage
 from schemas.findings import errors
+from schemas.ids import h128
 from streams.campaigns import load_campaign
 from streams.patterns.plan import Plan
 from tidings.simulation.faults import Faults
@@ -17,6 +19,10 @@ from tidings.simulation.world import World
 
 json_bytes = msgspec.json.Encoder(order="deterministic").encode
 Json = dict[str, Any]
+TOLD = (
+    "delivery.delivered", "delivery.delivered", "delivery.bounced", "delivery.expired", "delivery.rejected",
+    "engagement.opened",
+)  # fmt: skip
 SEND = {"channel": "email", "template": "hello"}
 
 
@@ -137,6 +143,24 @@ def _willing(member: str, a: int) -> Json:
     """Make an event by which a member may be written to: else the arbiter would have little to say."""
     data = {"consent": {"email": True}}
     return {"type": "member.registered", "member_id": member, "occurred_at": a, "appended_at": a, "data": data}
+
+
+def told_of_leg(seed: int, command: SendMessage, now_ms: int) -> list[tuple[int, bytes]]:
+    """List what a provider tells of a leg of a cascade: (ms from now, record). In any order, twice, late, or never."""
+    rng = random.Random(f"told {seed} {command.command_id}")  # noqa: S311 chance of its own, as above
+    told: list[tuple[int, bytes]] = []
+    for _ in range(rng.choice([0, 1, 1, 2, 3])):
+        kind, late_ms = rng.choice(TOLD), rng.choice([5, 500, 3_000, 9_000, 30_000])
+        data = {"command_id": command.command_id, "instance_id": command.instance_id, "channel": command.channel}
+        event = {
+            "type": kind,
+            "member_id": command.member_id,
+            "event_id": h128(command.command_id, kind),
+            "occurred_at": now_ms + rng.choice([0, late_ms]),
+            "data": data,
+        }
+        told += [(late_ms + again, json_bytes(event)) for again in rng.choice([(0,), (0,), (0, 1), (0, 20_000)])]
+    return told
 
 
 def _policies(rng: random.Random, a: int) -> bytes:

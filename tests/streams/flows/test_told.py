@@ -8,6 +8,7 @@ from streams.cases import read_cases
 from streams.explain import explain
 from streams.narrate import narrate
 from streams.patterns.plan import Plan
+from streams.policies.load import load_policy
 from streams.replay import read_log
 from tests.streams.flows.runs import MINUTE, PROFILE, START
 
@@ -81,6 +82,58 @@ def test_explain_tells_two_matches_of_one_record_apart():
     lives = told(both)["campaigns"][0]["instances"]
     assert [life["correlation"] for life in lives] == [{"product_id": "p"}, {"product_id": "x"}, {"product_id": "y"}]
     assert [len(life["journey"]["steps"]) for life in lives] == [2, 2, 2]
+
+
+CASCADE = """campaign: cart
+pattern: cart.item.added as c, same product_id
+flow:
+- cascade: [push 10m a, sms 1h b]
+  name: news
+- wait: 1d
+"""
+
+
+def cascaded(*more, policy=None):
+    campaign, findings = load_campaign(CASCADE, "c.yaml")
+    assert campaign is not None, findings
+    profile = {**PROFILE, "push_token": "t", "consent": {"push": True, "sms": True}, "timezone": "Europe/Moscow"}
+    begin = [event(0, "member.registered", **profile), event(1, "cart.item.added", product_id="p")]
+    return explain(read_log([*begin, *more]), [Plan(campaign)], "m", policy=policy)
+
+
+def about(explained, number, minute, kind, **more):
+    sent = [step for step in life(explained)["journey"]["steps"] if step["outcome"] == "eligible"]
+    return event(minute, kind, command_id=sent[number]["command_id"], **more)
+
+
+def test_explain_says_at_which_leg_a_cascade_stands():
+    explained = cascaded(event(12, "app.opened"))
+    stands = life(explained)["journey"]["stands_at"]
+    assert (stands["step"], stands["waits_for"]) == ("news.sms", "the sms message to be delivered")
+    assert life(explained)["journey"]["outcomes"] == {"news.push": "sent", "news.sms": "sent"}
+    assert "stands at step news.sms since 2026-03-02T10:11:55Z, waits for the sms message to be" in narrate(explained)
+
+
+def test_explain_tells_what_ended_a_cascade_and_that_both_legs_were_delivered():
+    both = cascaded(event(12, "app.opened"))
+    late = [about(both, 0, 13, "delivery.delivered"), about(both, 1, 14, "engagement.opened", machine=True)]
+    words = narrate(cascaded(event(12, "app.opened"), *late))
+    assert "step news, 2026-03-02T10:13:00Z: the cascade ends: 'push', because of e13" in words
+    assert "delivery: delivered at 2026-03-02T10:13:00Z" in words
+    assert "engagement: opened by a machine at 2026-03-02T10:14:00Z" in words
+    assert "step news, 2026-03-02T10:14:00Z: delivered by push and sms, because of e14" in words
+
+
+def test_explain_tells_of_each_leg_why_it_was_not_sent_or_is_held():
+    policy, findings = load_policy(
+        "caps: [{limit: 1 per 1d, channel: push}]\nquiet_hours: [{from: '13:05', to: '14:00', channels: [sms]}]\n", "p"
+    )
+    assert policy is not None, findings
+    words = narrate(cascaded(event(6, "cart.item.added", product_id="q"), policy=policy))
+    assert "step news.push, 2026-03-02T10:06:00Z: did not send: frequency cap" in words
+    assert "1 of 1 sent at 2026-03-02T10:01:00Z (1 per 1d, channel push), free again at 2026-03-03T10:01:00Z" in words
+    assert "step news.sms, 2026-03-02T10:06:00Z: held: quiet_hours" in words
+    assert "quiet 13:05-14:00, it was 2026-03-02T13:06:00+03:00 in Europe/Moscow, free at 2026-03-02T11:00:00Z" in words
 
 
 CASE = """- name: a case
