@@ -37,7 +37,7 @@ from streams.timers import Timers
 from streams.views import Views
 from tables.codec import decode_member, encode_member
 from tables.digests import add, digest_of, holds
-from tables.hot import HOT_BYTES, HotMembers
+from tables.hot import HOT_BYTES, HotBudget, HotMembers
 from tables.member_state import NO_MAP, RECENT_IDS_MAX, Instance, Journey, Member, PlanState
 from tables.store import StateStore
 
@@ -57,7 +57,7 @@ class PartitionEngine(Views):
         store: where members, hints and meta were left by the last durable epoch.
         topic: name of the log, likewise for ids.
         campaigns: plans to run whatever the log says (replay); None: those published on the log.
-        hot_bytes: how many bytes of decoded members, by estimate, may stay in memory between epochs.
+        hot_bytes: what decoded members may take between epochs, by estimate; or the budget that partitions share.
         durable: False when nobody will write the epochs (replay): members then stay in memory and are not encoded.
         decisions: False when only firings are wanted: no decisions, commands and notes.
         decode: reads a record's value; another one where producers write Avro.
@@ -79,7 +79,7 @@ class PartitionEngine(Views):
         *,
         topic: str = "events",
         campaigns: Sequence[Plan] | None = None,
-        hot_bytes: int = HOT_BYTES,
+        hot_bytes: int | HotBudget = HOT_BYTES,
         durable: bool = True,
         decisions: bool = True,
         decode: Callable[[bytes | None], Event] = decode_event,

@@ -129,7 +129,19 @@ def engine_families(built: "EngineApp") -> list[Family]:
             "Partitions of this worker on which a campaign is stopped because it raised too often.",
             [({"campaign": name}, count) for name, count in sorted(_suspended(built).items())],
         ),
+        *_memory_families(built),
         *_partition_families(built),
+    ]
+
+
+def _memory_families(built: "EngineApp") -> list[Family]:
+    memory = built.memory
+    if memory is None:
+        return []
+    used = memory.used(built.worker.consumer.tracker.held_bytes)
+    return [
+        gauge("tidings_memory_bytes", "What data takes in memory, counted.", _by("part", used)),
+        gauge("tidings_memory_limit_bytes", "How much of it there may be.", _by("part", memory.most())),
     ]
 
 
