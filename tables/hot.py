@@ -12,6 +12,8 @@ HOT_BYTES = 256 << 20  # some 48,000 members of workload W after 4 h
 # of 221, 7,330 for one of 507, 780 for a profile alone (81), 250 for a new member; the table's own share is added.
 _COST_FIXED = 350
 _COST_PER_BYTE = 15
+_TEXT_PER_BYTE = 2
+_LARGE = 1_024  # records above it are looked at: a long text in a profile takes what it takes, not fifteen times that
 
 
 class HotBudget:
@@ -65,6 +67,9 @@ class HotMembers(dict[str, Member]):
     def keep(self, member: Member, record_bytes: int) -> None:
         """Take in a member that was read, or changed; `record_bytes`: its record's present length, 0 for none."""
         cost = _COST_FIXED + _COST_PER_BYTE * record_bytes
+        if record_bytes > _LARGE:
+            texts = sum([len(value) for value in member.profile.values() if type(value) is str])
+            cost -= (_COST_PER_BYTE - _TEXT_PER_BYTE) * min(texts, record_bytes)
         if self.pop(member.member_id, None) is None:
             member.cost = 0
         self.held += cost - member.cost

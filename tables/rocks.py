@@ -44,6 +44,16 @@ _ZSTD_WINDOW_BITS, _ZSTD_LEVEL, _ZSTD_STRATEGY = -14, 3, 0  # RocksDB's own choi
 _INDEX_CHUNK = 16_384
 
 
+def _passing() -> Any:
+    """Read what is read once: without pushing out of the cache what is read again."""
+    options: Any = rocksdict.ReadOptions()  # its stub knows fill_cache without an argument
+    options.fill_cache(False)
+    return options
+
+
+_PASSING = _passing()
+
+
 class RocksResources:
     """What all partitions of one process share: a block cache and a budget for memtables inside it."""
 
@@ -266,25 +276,21 @@ class RocksStore:
         """
         if not self._restoring:
             return False
-        cursor = self._db.iter()
         if self._indexed is None:
             if self._first_key(self._timers) is not None:  # made by a run that was cut off, maybe of older records
                 self._timers.delete_range(b"", b"\xff" * _DUE_BYTES)
             self._indexed = b""
-            cursor.seek_to_first()
-        else:
-            cursor.seek(self._indexed + b"\x00")
         batch = rocksdict.WriteBatch(raw_mode=True)
-        fire_at, key = self._fire_at, self._indexed
-        for _ in range(most):
-            if not cursor.valid():
-                break
-            key = bytes(cursor.key())
-            due = fire_at(cursor.value())
+        fire_at, put, timers, key = self._fire_at, batch.put, self._timers_handle, self._indexed
+        left = most
+        for key, value in self._db.items(from_key=self._indexed + b"\x00", read_opt=_PASSING):
+            due = fire_at(value)
             if due is not None:
-                batch.put(hint_key(due, key), b"", self._timers_handle)
-            cursor.next()
-        done = not cursor.valid()
+                put(hint_key(due, key), b"", timers)
+            left -= 1
+            if not left:
+                break
+        done = left > 0
         if done:
             batch.delete(_RESTORE_KEY, self._meta_handle)  # with the last hints: until here a crash makes all anew
         self._commit(batch)

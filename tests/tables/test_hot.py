@@ -101,3 +101,13 @@ def test_a_partition_that_is_given_up_takes_nothing_of_the_budget() -> None:
     del gone
     kept.evict(0)
     assert list(kept) == ["b"] and budget.held == kept.held
+
+
+def test_a_long_text_in_a_profile_counts_for_what_it_takes() -> None:
+    budget = HotBudget()
+    texts, states = HotMembers(budget), HotMembers(budget)
+    told = member("a")
+    told.profile = {"note": "x" * 9_900}
+    texts.keep(told, 10_000)
+    states.keep(member("b"), 10_000)
+    assert 20_000 < texts.held < states.held / 5

@@ -214,6 +214,7 @@ DELIVERY_HELP: Mapping[str, str] = {  # by the name under which delivery counts
     "tracking_requests": "Clicks and opens by kind and status.",
     "tracking_lost": "Clicks and opens that could not be written.",
     "delivery_under_way": "Commands between reading and the end.",
+    "delivery_parked": "Commands put aside because their provider has its share of the lane in hand.",
     "delivery_provider_up": "0 while the provider does not answer.",
     "delivery_delay_ms": "From the append of the deciding record until the provider took the message.",
 }
@@ -238,6 +239,7 @@ class DeliveryRecorder:
         }
         self._gauges: dict[str, dict[tuple[tuple[str, str], ...], float]] = {
             "delivery_under_way": {},
+            "delivery_parked": {},
             "delivery_provider_up": {},
         }
         self._histograms = {"delivery_delay_ms": Histogram(DELAY_BOUNDS_MS)}
