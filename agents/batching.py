@@ -25,7 +25,7 @@ from agents.reading import Reading
 
 MAX_BATCH_RECORDS = 5_000  # a 1 MiB fetch of ~200 B events; bounds one epoch to tens of ms of compute
 MAX_BATCH_BYTES = 4 << 20  # as well: a compressed fetch may hold any number of large records
-HELD_BYTES_MAX = 64 << 20  # of records fetched and not yet durable, over all partitions; nothing is fetched above it
+HELD_BYTES_MAX = 64 << 20  # of records fetched and not yet durable, over all partitions, if nobody sets less
 RECORD_BYTES = 500  # the objects of one record beside its value; an estimate on the safe side
 ROOM_S = 0.02
 WATCH_S = 1.0
@@ -156,6 +156,7 @@ class BatchConsumer(driver.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.tracker = OffsetTracker()
+        self.held_most = HELD_BYTES_MAX
         self.mean_bytes = 4_096  # of a record and what is around it; cautious until the first batch
         self.reading = Reading()
         self.quiesce: RevokeHook | None = None
@@ -164,7 +165,7 @@ class BatchConsumer(driver.Consumer):
 
     def room(self) -> int:
         """Say how many records may be fetched, by the mean size of those seen last."""
-        return max(1, (HELD_BYTES_MAX - self.tracker.held_bytes) // self.mean_bytes)
+        return max(1, (self.held_most - self.tracker.held_bytes) // self.mean_bytes)
 
     def listen(self, heard: Heard) -> None:
         """Have `heard` called when the group's coordinator accepts a heartbeat, from another thread."""
@@ -210,7 +211,7 @@ class BatchConsumer(driver.Consumer):
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
         """Fetch, unless what was fetched before waits for the broker or the disk: then memory would be the queue."""
-        if self.tracker.held_bytes >= HELD_BYTES_MAX:
+        if self.tracker.held_bytes >= self.held_most:
             await asyncio.sleep(ROOM_S)
             return  # asked again at once; meanwhile partitions may have been taken away
         async for tp, message in super().getmany(timeout):

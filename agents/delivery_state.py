@@ -51,6 +51,7 @@ class Entry(msgspec.Struct, array_like=True, gc=False):
     detail: str = ""  # the provider's words, without addresses
     provider: str = ""  # its name in the providers' file
     provider_message_id: str = ""
+    told: bool = False  # its receipt is on `events`: known here alone, never on the topic
 
     @property
     def final(self) -> bool:
@@ -137,6 +138,10 @@ class DeliveryState:
         if self.next_offset(partition) == offset:
             batch.put(_offset_key(partition), struct.pack(">Q", offset + 1))
         self._db.write(batch)
+
+    def told(self, partition: int, command_id: str, entry: Entry) -> None:
+        """Note that the receipt of a final step is written: who reads the command again need not write it again."""
+        self._db.put(_entry_key(partition, command_id), encode_entry(msgspec.structs.replace(entry, told=True)))
 
     def next_offset(self, partition: int) -> int | None:
         """Return from where in SENT_TOPIC to read on; None: never read."""

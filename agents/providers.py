@@ -109,6 +109,16 @@ class Providers:
                 return provider
         return ready[0] if ready else min(able, key=lambda one: one.transport.wait_s(), default=None)
 
+    def name_of(self, channel: str, address: str) -> str:
+        """Name who would be asked now; empty when nobody takes this address."""
+        found = self.pick(channel, address)
+        return "" if found is None else found.name
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return max(1, len({one.name for route in self._routes.values() for one in route}))
+
     def other(self, channel: str, address: str, than: Provider) -> bool:
         """Tell whether another provider could be asked at once."""
         able = (one for one in self._routes.get(channel, ()) if one is not than and one.accepts(address))

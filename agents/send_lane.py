@@ -15,6 +15,8 @@ from confluent_kafka import Message as KafkaMessage
 from agents.delivery_state import KEPT_MS, DeliveryState, restore
 from agents.lanes import Lane
 from agents.letters import fitting
+from agents.parking import Held, Parked, ParkedReader
+from agents.parking import Limits as Limits
 from agents.providers import Providers
 from agents.send_log import CommandReader, Outbox
 from agents.send_one import Courier, Job, Metrics
@@ -34,17 +36,8 @@ COMMIT_S = 0.5
 RECONFIGURE_S = 1.0
 READ_MAX = 256  # commands begun at once: what arrives for another lane meanwhile waits for this long, some 10 ms
 PURGE_S = 600.0
+UNPARK_S = 0.1  # between two looks whether a provider has room again
 QUIET_S = 10.0  # how long calls under way may take to end at a rebalance or a stop; what is left is uncertain then
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of what one process holds at a time, in each lane."""
-
-    connections: int = 8  # to the mail server of the settings; other providers have their own
-    under_way: int = 1_000  # commands between reading and the end, without those that wait for another attempt
-    waiting: int = 10_000  # those that wait, too
-    total_bytes: int = 32 << 20  # of all their records
 
 
 def wall_clock_ms() -> int:
@@ -68,7 +61,8 @@ class Parts:
 class _Partition:
     number: int
     start: int = -1  # where reading began; -1: not restored yet
-    pending: dict[int, None] = field(default_factory=dict)  # offsets read and not done, ascending
+    pending: set[int] = field(default_factory=set)  # offsets in hand: read and not done
+    parked: Parked = field(default_factory=Parked)  # offsets read and put aside
     highest: int = -1
     jobs: dict[str, Job] = field(default_factory=dict)  # by command id, while it is not at its end
     last: dict[str, asyncio.Task[None]] = field(default_factory=dict)  # the last record read of each command under way
@@ -76,9 +70,11 @@ class _Partition:
 
     def next_offset(self) -> int:
         """Where a successor must begin to miss nothing."""
-        if self.pending:
-            return next(iter(self.pending))
-        return max(self.start, self.highest + 1)
+        parked = self.parked.lowest()
+        lowest = min(self.pending, default=parked)
+        if lowest is None:
+            return max(self.start, self.highest + 1)
+        return lowest if parked is None else min(lowest, parked)
 
 
 class Delivery:
@@ -93,8 +89,8 @@ class Delivery:
         self._limits = parts.limits
         self._metrics = parts.metrics
         self._parts: dict[int, _Partition] = {}
-        self._jobs: set[Job] = set()
-        self._bytes = 0
+        self._held = Held()
+        self._shares: dict[str, Held] = {}  # by provider
         self._freed = asyncio.Event()
         self._failure: BaseException | None = None
         self._background: set[asyncio.Task[None]] = set()
@@ -120,7 +116,10 @@ class Delivery:
                 backoff=shared.backoff, lease=self._lease, call_s=0.45 * self._reader.session_s,  # a lease is half
                 clock_ms=wall_clock_ms, metrics=self._metrics,
             )  # fmt: skip
+            self._parked_reader = ParkedReader(self._kafka, lane.commands)
+            stack.push_async_callback(asyncio.to_thread, self._parked_reader.close)
             self._start(self._commit_forever())
+            self._start(self._unpark_forever())
             self._start(self._purge_forever())
             self._start(self._reconfigure_forever())
             try:
@@ -161,24 +160,37 @@ class Delivery:
         return [part.number for part in self._parts.values() if part.start >= 0]
 
     def _room(self) -> int:
-        if self._bytes >= self._limits.total_bytes:
+        if self._parked() >= self._limits.parked:
             return 0
-        held = len(self._jobs)
-        waiting = sum(1 for job in self._jobs if job.waiting) if held >= self._limits.under_way else 0
-        return min(self._limits.under_way - held + waiting, self._limits.waiting - held)
+        return self._held.room(self._limits)
+
+    def _parked(self) -> int:
+        return sum(len(part.parked) for part in self._parts.values())
+
+    def _room_of(self, provider: str) -> int:
+        """Say how many more commands for a provider may be held. One alone has all there is: nobody is to be let by."""
+        sharers = self._providers.count
+        if sharers == 1:
+            return self._limits.waiting
+        return self._shares.setdefault(provider, Held()).room(self._limits, sharers)
+
+    def _room_for_new(self, provider: str) -> int:
+        # Behind those put aside before, on whatever partition: else what is new would take each place that gets free.
+        return 0 if any(provider in part.parked for part in self._parts.values()) else self._room_of(provider)
 
     def _begin(self, messages: Sequence[KafkaMessage]) -> None:
+        rooms: dict[str, int] = {}
         for message in messages:
             number, offset = message.partition(), message.offset()
             part = self._parts.get(-1 if number is None else number)
             if part is None or offset is None or offset <= part.highest:
                 continue  # given up meanwhile, or read already
-            part.pending[offset] = None
             part.highest = offset
-            self._take(part, offset, message)
-        self._metrics.gauge("delivery_under_way", len(self._jobs), lane=self._lane.name)
+            self._take(part, offset, message, rooms)
+        self._metrics.gauge("delivery_under_way", len(self._held.jobs), lane=self._lane.name)
 
-    def _take(self, part: _Partition, offset: int, message: KafkaMessage) -> None:
+    def _take(self, part: _Partition, offset: int, message: KafkaMessage, rooms: dict[str, int] | None) -> None:
+        """Begin the work on a record, or put it aside while its provider has no room. No `rooms`: it was aside."""
         value = _bytes(message.value())
         try:
             command = decode_command(value)
@@ -193,7 +205,14 @@ class Delivery:
                 part.jobs[command.command_id].cancelled.set()
             work = self._cancel(part.number, offset, command, before)
         else:
-            job = Job(part.number, offset, command, len(value or b""))
+            provider = self._providers.name_of(command.channel, command.address)
+            if rooms is not None:
+                left = rooms[provider] if provider in rooms else self._room_for_new(provider)
+                rooms[provider] = left - 1
+                if left <= 0:
+                    part.parked.put(provider, offset)
+                    return
+            job = Job(part.number, offset, command, len(value or b""), share=provider)
             part.jobs.setdefault(command.command_id, job)
             work = self._deliver(part, job, before)
         task = self._begin_task(part, offset, work)
@@ -202,6 +221,7 @@ class Delivery:
 
     def _begin_task(self, part: _Partition, offset: int, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
+        part.pending.add(offset)
         part.tasks.add(task)
 
         def done(ended: asyncio.Task[None]) -> None:
@@ -210,7 +230,7 @@ class Delivery:
                 return  # not done: it stays pending, and will be read again
             error = ended.exception()
             if error is None:
-                part.pending.pop(offset, None)
+                part.pending.discard(offset)
             else:
                 self._fail(error)
 
@@ -221,8 +241,9 @@ class Delivery:
 
     async def _deliver(self, part: _Partition, job: Job, before: asyncio.Task[None] | None) -> None:
         job.task = asyncio.current_task()
-        self._jobs.add(job)
-        self._bytes += job.size
+        held = (self._held, self._shares.setdefault(job.share, Held()))
+        for one in held:
+            one.add(job)
         try:
             if before is not None:
                 job.waiting = True
@@ -230,8 +251,8 @@ class Delivery:
                 job.waiting = False
             await self._courier.deliver(job)
         finally:
-            self._jobs.discard(job)
-            self._bytes -= job.size
+            for one in held:
+                one.remove(job)
             _forget(part.jobs, job.command.command_id, job)
             self._freed.set()
 
@@ -312,6 +333,37 @@ class Delivery:
             if offsets and (stale or offsets != self._reader.committed):
                 self._reader.commit(offsets)
             await asyncio.sleep(COMMIT_S if offsets and not stale else 0.05)
+
+    async def _unpark_forever(self) -> None:
+        """Take up what was put aside, the first ones first, as its providers have room again."""
+        while True:
+            moved = 0
+            for part in list(self._parts.values()):
+                for provider in part.parked.providers():
+                    moved += await self._unpark(part, provider)
+            parked = self._parked()
+            self._metrics.gauge("delivery_parked", parked, lane=self._lane.name)
+            if not parked:
+                self._parked_reader.rest()
+            await asyncio.sleep(0 if moved else UNPARK_S)
+
+    async def _unpark(self, part: _Partition, provider: str) -> int:
+        room = min(self._room_of(provider), READ_MAX)
+        if room < max(1, min(READ_MAX, self._limits.under_way // self._providers.count) // 4):
+            return 0  # a few at a time would cost a fetch for each
+        offsets = part.parked.first(provider, room)
+        if not offsets:
+            return 0
+        messages, upto = await self._parked_reader.read(part.number, offsets)
+        if self._parts.get(part.number) is not part:
+            return 0  # given up meanwhile: its next owner reads them
+        for message in messages:
+            self._take(part, message.offset() or 0, message, None)
+        part.parked.drop(provider, min(upto, offsets[-1] + 1))
+        gone = sum(1 for offset in offsets if offset < upto) - len(messages)
+        if gone:
+            log.warning("delivery.parked-gone", lane=self._lane.name, partition=part.number, records=gone)
+        return len(messages)
 
     async def _purge_forever(self) -> None:
         while True:

@@ -241,16 +241,7 @@ class CommandReader:
         if generation != self._generation:
             # All of it is from before the rebalance: partitions taken since are paused. It will be read again.
             return []
-        good: list[Message] = []
-        for message in messages:
-            error = message.error()
-            if error is None:
-                good.append(message)
-            elif error.fatal() or not error.retriable():
-                if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._ALL_BROKERS_DOWN):  # noqa: SLF001
-                    continue  # a topic that appears on first use; brokers that restart
-                raise KafkaException(error)
-        return good
+        return good_messages(messages)
 
     def _on_commit(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
         asked, self._asked = self._asked, None
@@ -304,6 +295,24 @@ class CommandReader:
         self.owned -= set(partitions)
         self.confirmed_at = float("-inf")
         asyncio.run_coroutine_threadsafe(_as_coroutine(self._revoked(partitions)), self._loop).result()
+
+
+def good_messages(messages: Iterable[Message]) -> list[Message]:
+    """Leave out what a consumer only remarks on.
+
+    Raises:
+        KafkaException: the broker refuses us; trouble that passes is logged by librdkafka and waited out.
+    """
+    good: list[Message] = []
+    for message in messages:
+        error = message.error()
+        if error is None:
+            good.append(message)
+        elif error.fatal() or not error.retriable():
+            if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._ALL_BROKERS_DOWN):  # noqa: SLF001
+                continue  # a topic that appears on first use; brokers that restart
+            raise KafkaException(error)
+    return good
 
 
 async def _as_coroutine(awaitable: Awaitable[Mapping[int, int]]) -> Mapping[int, int]:

@@ -82,6 +82,7 @@ class Job:
     first_ms: int = 0
     attempt: int = 0
     provider: str = ""  # that was asked last
+    share: str = ""  # the provider in whose share of the lane it is counted: the one that seemed to take it when read
     task: asyncio.Task[None] | None = None
 
 
@@ -157,7 +158,7 @@ class Courier:
         # The same record again: a crash came before its offset was committed, maybe before its receipt was written.
         # Another record: the engine wrote the command twice, and the first one takes care of the receipt.
         # Cancelled by a record of its own: nobody could write the receipt without the command.
-        if known.offset == job.offset or known.status == "cancelled":
+        if (known.offset == job.offset or known.status == "cancelled") and not known.told:
             await self._report(job, known)
         self._metrics.count("delivery_repeated")
 
@@ -277,6 +278,7 @@ class Courier:
     async def _finish(self, job: Job, outcome: Outcome) -> None:
         entry = self._entry(job, outcome.status, outcome)
         await asyncio.gather(self._record(job, entry), self._report(job, entry))
+        self._state.told(job.partition, job.command.command_id, entry)
         job.busy = False
         if outcome.status == "sent":
             self._metrics.observe("delivery_delay_ms", entry.at_ms - job.command.caused_at_ms)

@@ -17,6 +17,7 @@ from agents.audit import changelog_too_short, read_changelog
 from agents.batching import BatchApp, BatchScheduler, BatchSchema, BatchWriter
 from agents.engine_worker import EngineFactory, EngineWorker, WallClock
 from agents.member_table import StateTable
+from agents.memory import WorkerMemory
 from agents.metrics import EngineMetrics
 from agents.outbox import Outbox
 from agents.pacemaker import BEAT_S, Pacemaker
@@ -51,13 +52,14 @@ log = structlog.get_logger(__name__)
 
 @dataclass
 class EngineApp:
-    """The parts that others need: run `app`, read `worker` and `metrics`, add web pages to `app`."""
+    """The parts that others need: run `app`, read `worker`, `metrics` and `memory`, add web pages to `app`."""
 
     app: faust.App
     worker: EngineWorker
     metrics: EngineMetrics
     stores: MemberStores
     pacemaker: Pacemaker
+    memory: WorkerMemory | None = None
 
 
 def wall_ms() -> int:
@@ -83,6 +85,7 @@ def create_engine_app(
     compression: str | None = "lz4",
     security: dict[str, Any] | None = None,
     resources: RocksResources | None = None,
+    memory: WorkerMemory | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
     fire_at: FireAt = fire_at_of,
     clock: WallClock = wall_ms,
@@ -106,6 +109,7 @@ def create_engine_app(
         compression: of what the worker produces; None for none.
         security: further Faust settings for TLS and SASL, e.g. `broker_credentials`.
         resources: caches to share with other stores of this process; None makes them.
+        memory: what this worker may hold; its caches stand in for `resources`. None: the defaults of each part.
         limits: after which standstill the worker ends itself.
         fire_at: how timer hints are derived from member records read back from the changelog.
         clock: the wall clock, ms since the epoch.
@@ -113,7 +117,7 @@ def create_engine_app(
     Raises:
         StateError: another process uses the data directory.
     """
-    stores = MemberStores(data_dir, resources, fire_at)
+    stores = MemberStores(data_dir, memory.resources if memory is not None else resources, fire_at)
     app = BatchApp(
         APP_ID,
         **_broker_settings(bootstrap, instance, session_timeout_s),
@@ -132,7 +136,7 @@ def create_engine_app(
         silence_s=session_timeout_s * _SILENCE_SHARE,
     )  # fmt: skip
     worker.read_changelog = partial(read_changelog, app, CHANGELOG)
-    return EngineApp(app, worker, metrics, stores, _attach(app, worker, partitions))
+    return EngineApp(app, worker, metrics, stores, _attach(app, worker, partitions, memory), memory)
 
 
 def _members(app: BatchApp, stores: MemberStores, partitions: int) -> StateTable:
@@ -151,12 +155,17 @@ def _members(app: BatchApp, stores: MemberStores, partitions: int) -> StateTable
     return table
 
 
-def _attach(app: BatchApp, worker: EngineWorker, partitions: int) -> Pacemaker:
+def _attach(app: BatchApp, worker: EngineWorker, partitions: int, memory: WorkerMemory | None) -> Pacemaker:
+    def start() -> None:
+        if memory is not None:
+            worker.consumer.held_most = memory.limits.fetched
+        worker.attach()
+
     pacemaker = Pacemaker(worker, EVENTS)
     events = app.topic(EVENTS, schema=BatchSchema(), partitions=partitions, maxsize=_TOPIC_QUEUE)
     app.agent(events, name="engine", supervisor_strategy=mode.CrashingSupervisor)(worker.process)
     app.timer(BEAT_S, name="pacemaker")(pacemaker.beat)
-    app.before_start = worker.attach
+    app.before_start = start
     app.before_stop = worker.finish
     return pacemaker
 

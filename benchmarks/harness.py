@@ -40,7 +40,7 @@ class Row(msgspec.Struct, kw_only=True):
     Costs are per item, in microseconds of process CPU time: the median of the runs, and the lowest and highest. `steps`
     is the median cost in steps of the calibration loop. `ratio`: cost as a multiple of the first case's in the same
     round, with lowest and highest. `gated` is what the regression gate compares, None for nothing. `more` holds what
-    only this question has.
+    only this question has; `series` points of a curve, where benchmarks/plots.py draws one.
     """
 
     case: str
@@ -58,6 +58,7 @@ class Row(msgspec.Struct, kw_only=True):
     peak_mb: float | None = None
     gated: float | None = None
     more: dict[str, float | int | str] = {}
+    series: list[tuple[float, float]] = []
 
 
 class Answer(msgspec.Struct, kw_only=True):

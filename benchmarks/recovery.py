@@ -16,7 +16,8 @@ from agents.topics import BY_NAME, CHANGELOG
 from benchmarks.harness import Row, Scale, Work, interleaved, peak_mb, reset_peak
 from benchmarks.member_bytes import files_bytes, state_of_w
 from benchmarks.replay_speed import PATTERN, plan_of
-from benchmarks.worker_rate import PARTITIONS, TOPICS, Worker
+from benchmarks.soak import memory_mb
+from benchmarks.worker_rate import PARTITIONS, SESSION_S, TOPICS, Worker
 from schemas.errors import OperatorError, StateError
 from streams.engine import PartitionEngine
 from tables.rocks import RocksResources, RocksStore
@@ -32,7 +33,9 @@ METHOD = (
     f"memory into {PARTITIONS} empty stores, in batches of 4,096, until all timer hints are made. `warm, store alone`: "
     "opening these stores and an engine on each, in a process that has them in the system's cache. `through Kafka`: "
     "one worker process on Apache Kafka 4 on the same machine, from its start until it has recovered, less the same "
-    "with nothing to recover; left out without Java, below 50,000 members. "
+    "with nothing to recover; left out without Java, below 50,000 members. `standby takeover`: one of two such "
+    "workers, each the other's standby, is killed; from then until the other one runs all partitions, the wait for "
+    "the session's end included. "
     "CPU is that of all threads, compactions included."
 )
 MEMBERS, DISTINCT = 1_000_000, 20_000
@@ -111,6 +114,7 @@ def alone(members: int, scale: Scale) -> list[Row]:
         raise StateError("recovery: nothing was measured")
     rows[0].more = {
         "changelog MiB": round(sizes / (1 << 20)),
+        "changelog bytes per record": round(sizes / sum(len(batch) for _, batch in batches), 1),
         "files bytes per member": per_member(place.name, members),
     }
     for store in stores(Path(place.name)):
@@ -129,8 +133,8 @@ def per_member(place: str, members: int) -> float:
     return round(files_bytes(Path(place)) / members, 1)
 
 
-def fill(bootstrap: str, members: int) -> int:
-    """Make the topics and write the changelog; how many records."""
+def fill(bootstrap: str, members: int) -> dict[int, int]:
+    """Make the topics and write the changelog; the end of each partition."""
     config = dict(BY_NAME[CHANGELOG].config)
     new = [NewTopic(name, PARTITIONS, 1, config=config if name == CHANGELOG else {}) for name in TOPICS]
     admin = AdminClient({"bootstrap.servers": bootstrap})  # kept: its futures die with it
@@ -140,55 +144,82 @@ def fill(bootstrap: str, members: int) -> int:
         {"bootstrap.servers": bootstrap, "compression.type": "lz4", "linger.ms": 50, "enable.idempotence": True,
          "queue.buffering.max.messages": 1_000_000, "log_level": 2}
     )  # fmt: skip
-    records = 0
+    ends = dict.fromkeys(range(PARTITIONS), 0)
     for partition, batch in changelog(members) if members else ():
         for key, value in batch:
             producer.produce(CHANGELOG, value, key, partition)
-        records += len(batch)
+        ends[partition] += len(batch)
         while len(producer) > 100_000:
             producer.poll(0.1)
     if producer.flush(120):
         raise StateError("recovery: Kafka did not take the changelog; run it again")
-    return records
+    return ends
 
 
 @contextmanager
-def worker(bootstrap: str, place: Path) -> Iterator[float]:
-    """Run a worker; seconds from its start until it had recovered."""
+def worker(bootstrap: str, place: Path) -> Iterator[tuple[float, float]]:
+    """Run a worker; seconds from its start until it had recovered, and its memory by then, MiB."""
     place.mkdir(exist_ok=True)
     began = time.monotonic()
     started = Worker(bootstrap, place, PATTERN)
     took = time.monotonic() - began
     try:
-        yield took
+        yield took, memory_mb(started.process.pid)[1]
     finally:
         started.stop()
 
 
 def through_kafka(members: int, scale: Scale) -> list[Row]:
-    """Measure a whole worker, once."""
+    """Measure whole workers, once."""
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
         with LocalBroker(home / "none", Settings().cache_dir) as broker:
             fill(broker.bootstrap, 0)
-            with worker(broker.bootstrap, home / "w0") as base:
+            with worker(broker.bootstrap, home / "w0") as (base, _):
                 pass
         with LocalBroker(home / "full", Settings().cache_dir) as broker:
-            scale.progress(0.7, "filling the changelog")
-            records = fill(broker.bootstrap, members)
+            scale.progress(0.6, "filling the changelog")
+            ends = fill(broker.bootstrap, members)
             rows: list[Row] = []
             for case in ("cold, through Kafka", "warm, through Kafka"):
-                scale.progress(0.8 if not rows else 0.95, case)
+                scale.progress(0.7 if not rows else 0.8, case)
                 before = resource.getrusage(resource.RUSAGE_CHILDREN)
-                with worker(broker.bootstrap, home / "w1") as took:
+                with worker(broker.bootstrap, home / "w1") as (took, peak):
                     pass
                 after = resource.getrusage(resource.RUSAGE_CHILDREN)
-                row = Row(case=case, unit="member", items=members, runs=1)
+                row = Row(case=case, unit="member", items=members, runs=1, peak_mb=peak)
                 row.wall_us = max(0.0, took - base) / members * 1e6
                 row.cpu_us = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / members * 1e6
-                row.more = {"records": records, "seconds": round(took, 2), "of which start-up": round(base, 2)}
+                row.more = {
+                    "records": sum(ends.values()),
+                    "seconds": round(took, 2),
+                    "of which start-up": round(base, 2),
+                }
                 rows.append(row)
-        return rows
+            scale.progress(0.85, "standby takeover")
+            return [*rows, takeover(broker.bootstrap, home, ends, members)]
+
+
+def takeover(bootstrap: str, home: Path, ends: dict[int, int], members: int) -> Row:
+    """Kill one of two workers that are each other's standby; how soon the other one runs all partitions."""
+    (home / "w2").mkdir()
+    first = Worker(bootstrap, home / "w1", PATTERN, 1)
+    try:
+        second = Worker(bootstrap, home / "w2", PATTERN, 1)
+        try:
+            second.used({}, ends)
+            first.process.kill()
+            began = time.monotonic()
+            second.used(dict.fromkeys(range(PARTITIONS), 0))
+            took = time.monotonic() - began
+            row = Row(case="standby takeover", unit="member", items=members, runs=1)
+            row.peak_mb = memory_mb(second.process.pid)[1]
+        finally:
+            second.stop()
+    finally:
+        first.stop()
+    row.more = {"seconds": round(took, 2), "of which at most the session": SESSION_S}
+    return row
 
 
 def run(scale: Scale) -> list[Row]:

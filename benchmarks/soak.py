@@ -3,13 +3,16 @@
 As a program: `python -m benchmarks.soak --seconds 600`. Needs Java and Maven for the broker.
 """
 
+import random
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,21 +32,27 @@ from tidings.config import Settings
 from tidings.processes import Child, Children, only_one, role_program
 from tidings.producing import Sender
 
+NAME = "soak"
 QUESTION = "How much memory does each role hold while ClickHouse and the mail server stand still?"
 METHOD = (
-    "Local Kafka, engine, delivery and sink as processes of their own. The mail server is a port that takes "
-    "connections and never answers; the sink's first insert never returns. Events of about 1.5 KB come all the time, "
-    "every one with a command of its own; the figure is the most resident memory that the kernel counted for the "
-    "process (VmHWM)."
+    "Local Kafka, engine, delivery and sink as processes of their own, on one machine. The mail server is a port that "
+    "takes connections and never answers; the sink's inserts stop returning after 20 s. 2,000 events of about 1.5 KB "
+    "come every second, whose text does not compress, every one with a command of its own. Resident memory of each "
+    "process is read every 5 s (VmRSS). `ceiling`: the most the kernel counted (VmHWM); `slope`: a straight line "
+    "through the samples of the second half; `counted`: what the engine itself counts against its bound "
+    "(TIDINGS_ENGINE_MEMORY_MB), the most of all samples."
 )
 SECONDS = 600
-RATE = 3_000  # events a second: more than the heap of any role would hold for long
+RATE = 2_000  # events a second: more than the heap of any role would hold for long
 MEMBERS = 20_000
 WORKERS = ("engine", "delivery")
 ROLES = (*WORKERS, "sink")
 CAMPAIGN = "campaign: soak\npattern: app.opened\nsend: {channel: email, template: hello}\n"
 SAMPLE_S = 5.0
+TOKEN = "soak"  # noqa: S105 - of processes that end with it
 START_S = 20.0
+TAKES_S = 20.0  # the sink stands still with a full pipe, not with an empty one
+NOISE = 4 << 20  # compression looks back much less: what it cannot shrink is what a fetch really brings
 
 
 @contextmanager
@@ -69,11 +78,15 @@ def stalled() -> Iterator[int]:
 
 
 class Nowhere:
-    """Stands in for ClickHouse: what is inserted never arrives."""
+    """Stands in for ClickHouse: it takes what comes, and then no longer answers."""
+
+    def __init__(self) -> None:
+        self._until = time.monotonic() + START_S + TAKES_S
 
     def insert(self, table: str, columns: list[list[Any]], token: str) -> None:
-        """Wait for ever."""
-        threading.Event().wait()
+        """Take it; later, wait for ever."""
+        if time.monotonic() > self._until:
+            threading.Event().wait()
 
     def forget(self) -> None:
         """Do nothing."""
@@ -107,7 +120,7 @@ class Feeder:
         self._sender = sender
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._text = "x" * 1_300
+        self._noise = random.Random(1).randbytes(NOISE // 2).hex()
 
     def __enter__(self) -> "Feeder":
         """Begin."""
@@ -128,13 +141,18 @@ class Feeder:
                 kind = "member.registered" if number < MEMBERS else "app.opened"
                 data = {"email": f"{member}@mail.example", "consent": {"email": True}} if number < MEMBERS else {}
                 event = {"type": kind, "member_id": member, "event_id": f"e{number}", "occurred_at": now}
-                value = msgspec.json.encode({**event, "data": {**data, "note": self._text[number % 7 :]}})
+                place = number * 7_919 % (NOISE - 1_300)
+                value = msgspec.json.encode({**event, "data": {**data, "note": self._noise[place : place + 1_300]}})
                 self._sender.send(value, member.encode())
                 self.sent = number + 1
 
 
-def soak(seconds: float, say: "Scale | None" = None) -> dict[str, list[tuple[float, float]]]:
-    """Let it run; returns samples (now, most) in MiB of each role.
+Samples = dict[str, list[tuple[float, float, float, float]]]
+"""By role: (seconds since the first event, MiB now, most MiB so far, MiB that the engine counts or 0)."""
+
+
+def soak(seconds: float, say: "Scale | None" = None) -> tuple[Samples, int]:
+    """Let it run; returns what was seen of each role, and how many events were sent.
 
     Raises:
         StateError: a role ended, or was not there.
@@ -150,7 +168,7 @@ def soak(seconds: float, say: "Scale | None" = None) -> dict[str, list[tuple[flo
         settings = Settings.from_env(
             {
                 "TIDINGS_BROKER": broker.bootstrap, "TIDINGS_DATA_DIR": str(place / "data"), "TIDINGS_PARTITIONS": "4",
-                "TIDINGS_SMTP": f"smtp://127.0.0.1:{smtp}",
+                "TIDINGS_SMTP": f"smtp://127.0.0.1:{smtp}", "TIDINGS_WEB_TOKEN": TOKEN,
                 "TIDINGS_TEMPLATES_DIR": str(templates), "TIDINGS_WEB_PORT": "0", "TIDINGS_SQL_PORT": "0",
             }
         )  # fmt: skip
@@ -163,7 +181,7 @@ def soak(seconds: float, say: "Scale | None" = None) -> dict[str, list[tuple[flo
         sender = Sender(settings, EVENTS)
         send_everywhere(sender, "campaign.published", {"campaign": "soak", "yaml": CAMPAIGN, "path": "soak.yaml"})
         time.sleep(START_S)
-        samples: dict[str, list[tuple[float, float]]] = {role: [] for role in ROLES}
+        samples: Samples = {role: [] for role in ROLES}
         with Feeder(sender) as feeder:
             began = time.monotonic()
             while (passed := time.monotonic() - began) < seconds:
@@ -171,25 +189,60 @@ def soak(seconds: float, say: "Scale | None" = None) -> dict[str, list[tuple[flo
                 children.watch()
                 if any(child.starts != 1 for child in children.all) or sink.poll() is not None:
                     raise StateError("soak: a role has ended (got a restart); see its last words above")
+                counted = counted_mb(children.all[0].url())
                 for role, pid in zip(ROLES, (*(child.pid for child in children.all), sink.pid), strict=True):
-                    samples[role].append(memory_mb(pid))
+                    row = (round(passed, 1), *memory_mb(pid), counted if role == "engine" else 0.0)
+                    samples[role].append(row)
                 if say is not None:
                     say.progress(min(1.0, passed / seconds), f"{feeder.sent:,} events")
         if not feeder.sent:
             raise StateError("soak: no event was sent (got 0)")
-        return samples
+        return samples, feeder.sent
+
+
+def counted_mb(url: str | None) -> float:
+    """Ask the engine what it counts against its bound, MiB; 0 while it does not answer."""
+    if url is None:
+        return 0.0
+    asked = urllib.request.Request(f"{url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"})  # noqa: S310 - ours
+    try:
+        with urllib.request.urlopen(asked, timeout=5) as answer:  # noqa: S310 - its own endpoint
+            lines = answer.read().decode().splitlines()
+    except OSError:
+        return 0.0
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("tidings_memory_bytes{")) / (1 << 20)
+
+
+def slope(points: Sequence[tuple[float, float]]) -> float:
+    """Return the slope of the straight line through points (seconds, MiB) by least squares, MiB a minute."""
+    if len(points) < 2:
+        return 0.0
+    found = statistics.linear_regression([at for at, _ in points], [value for _, value in points])
+    return found.slope * 60
+
+
+def rows_of(samples: Mapping[str, Sequence[tuple[float, float, float, float]]], events: int) -> list[Row]:
+    """Lay out what was seen: one row for each role."""
+    rows = []
+    for role, found in samples.items():
+        row = Row(case=role, unit="event", items=events, runs=1, peak_mb=found[-1][2])
+        half = [(at, now) for at, now, _, _ in found[len(found) // 2 :]]
+        row.more = {
+            "seconds": round(found[-1][0] + SAMPLE_S),
+            "MiB at each quarter": " ".join(f"{found[(len(found) - 1) * part // 4][1]:.0f}" for part in range(5)),
+            "ceiling MiB": round(found[-1][2]),
+            "slope MiB a minute, second half": round(slope(half), 2),
+        }
+        if role == "engine":
+            row.more["counted MiB"] = round(max(counted for *_, counted in found))
+        row.series = [(at, round(now, 1)) for at, now, _, _ in found]
+        rows.append(row)
+    return rows
 
 
 def run(scale: Scale) -> list[Row]:
     """Measure."""
-    samples = soak(max(30.0, SECONDS * scale.factor), scale)
-    return [
-        Row(
-            case=role, unit="run", items=1, runs=1, cpu_us=0.0, cpu_us_low=0.0, cpu_us_high=0.0, wall_us=0.0, steps=0.0,
-            peak_mb=found[-1][1],
-        )
-        for role, found in samples.items()
-    ]  # fmt: skip
+    return rows_of(*soak(max(30.0, SECONDS * scale.factor), scale))
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -206,9 +259,8 @@ def main(seconds: int, sink: str | None) -> None:
     if sink is not None:
         run_sink({"bootstrap.servers": sink}, Nowhere(), threading.Event())
         return
-    for role, found in soak(seconds).items():
-        quarters = "  ".join(f"{found[(len(found) - 1) * part // 4][0]:7.1f}" for part in range(5))
-        click.echo(f"{role:9} MiB at each quarter {quarters}   most {found[-1][1]:7.1f}")
+    for row in rows_of(*soak(seconds)):
+        click.echo(f"{row.case:9} " + ", ".join(f"{name} {value}" for name, value in row.more.items()))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from rich.table import Table
 
 from benchmarks.harness import ROOT, Answer, Result, Row
+from benchmarks.plots import draw
 from schemas.errors import OperatorError
 
 HEADS = ("case", "items", "per CPU s", "CPU µs (low–high)", "per s", "steps", "ratio (low–high)", "peak MiB", "")
@@ -21,7 +23,7 @@ def cells(row: Row) -> tuple[str, ...]:
         cpu = f"{row.cpu_us:.2f}"
         if row.cpu_us_low is not None and row.cpu_us_high is not None:
             cpu += f" ({row.cpu_us_low:.2f}–{row.cpu_us_high:.2f})"
-    if row.wall_us is not None:
+    if row.wall_us:
         wall = f"{1e6 / row.wall_us:,.0f}"
     if row.ratio is not None:
         ratio = f"{row.ratio:.2f} ({row.ratio_low:.2f}–{row.ratio_high:.2f})"
@@ -78,17 +80,28 @@ def _conditions(result: Result, name: str) -> str:
 
 
 def write_pages(result: Result, name: str, pages: tuple[Path, ...] = PAGES) -> list[Path]:
-    """Put the figures of a result between the marks of each page.
+    """Put the figures of a result between the marks of each page: those of its own where a question has some there.
 
     Raises:
         OperatorError: a page has not both marks, in order.
     """
-    text = markdown(result, name)
+    drawn = draw(result)
     for page in pages:
-        old = page.read_text(encoding="utf-8")
-        head, begin, rest = old.partition(BEGIN)
-        _, end, tail = rest.partition(END)
-        if not begin or not end:
-            raise OperatorError(f"{page.name}: no place for the figures; put '{BEGIN} -->' and '{END}' into it")
-        page.write_text(f"{head}{BEGIN} ({name}) -->\n\n{text}\n{END}{tail}", encoding="utf-8")
-    return list(pages)
+        text = page.read_text(encoding="utf-8")
+        own = [answer for answer in result.answers if f"<!-- figures of {answer.name}: begin" in text]
+        for answer in own:
+            marks = f"<!-- figures of {answer.name}: begin", f"<!-- figures of {answer.name}: end -->"
+            text = _placed(text, page, *marks, msgspec.structs.replace(result, answers=[answer]), name)
+        rest = [answer for answer in result.answers if answer not in own]
+        if rest:
+            text = _placed(text, page, BEGIN, END, msgspec.structs.replace(result, answers=rest), name)
+        page.write_text(text, encoding="utf-8")
+    return [*pages, *drawn]
+
+
+def _placed(text: str, page: Path, begin: str, end: str, result: Result, name: str) -> str:
+    head, found, rest = text.partition(begin)
+    _, ended, tail = rest.partition(end)
+    if not found or not ended:
+        raise OperatorError(f"{page.name}: no place for the figures; put '{begin} -->' and '{end}' into it")
+    return f"{head}{begin} ({name}) -->\n\n{markdown(result, name)}\n{end}{tail}"

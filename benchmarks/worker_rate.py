@@ -1,8 +1,8 @@
 """How many events a second does one engine worker take, and how soon is a command out?
 
-As a program (`python -m benchmarks.worker_rate BOOTSTRAP DIRECTORY PATTERN`) it is that worker: it says `ready`, and
-answers each line `{"partition": end offset, …}` with what was used until all of that was durable, and ends when its
-input does.
+As a program (`python -m benchmarks.worker_rate BOOTSTRAP DIRECTORY PATTERN STANDBYS`) it is that worker: it says
+`ready`, and answers each line `{"partition": end offset, …}` with what was used until all of that was durable, a line
+`{"held": {…}}` once its stores, those of standbys too, have the changelog up to there, and ends when its input does.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ _said = msgspec.json.Decoder(dict[str, Any]).decode
 # ---------------------------------------------------------------- the worker
 
 
-async def be_worker(bootstrap: str, place: Path, pattern: str) -> None:
+async def be_worker(bootstrap: str, place: Path, pattern: str, standbys: int) -> None:
     """Run the engine worker until standard input ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print must not stand between our answers
@@ -71,8 +71,9 @@ async def be_worker(bootstrap: str, place: Path, pattern: str) -> None:
 
     engines = functools.partial(PartitionEngine, campaigns=[plan_of("measured", pattern, SEND)])
     built = create_engine_app(
-        bootstrap=[bootstrap], data_dir=place, engines=engines, partitions=PARTITIONS, session_timeout_s=SESSION_S
-    )
+        bootstrap=[bootstrap], data_dir=place, engines=engines, partitions=PARTITIONS, session_timeout_s=SESSION_S,
+        standby_replicas=standbys,
+    )  # fmt: skip
     ended = asyncio.Event()
     running = asyncio.create_task(run_engine_app(built, ended))
     while not built.worker.recovered and not running.done():
@@ -84,7 +85,14 @@ async def be_worker(bootstrap: str, place: Path, pattern: str) -> None:
         line = await loop.run_in_executor(None, sys.stdin.readline)
         if not line:
             break
-        ends = {int(partition): end for partition, end in json.loads(line).items()}
+        asked = json.loads(line)
+        held = asked.pop("held", {})
+        while not running.done() and any(
+            (store := built.stores.get(int(partition))) is None or (store.changelog_offset() or 0) < end - 1
+            for partition, end in held.items()
+        ):
+            await asyncio.sleep(0.05)
+        ends = {int(partition): end for partition, end in asked.items()}
         while not running.done() and any(
             partition not in built.worker.tasks
             or built.worker.tasks[partition].engine.applied_offset < end - 1
@@ -103,8 +111,8 @@ async def be_worker(bootstrap: str, place: Path, pattern: str) -> None:
 class Worker:
     """The worker as a child process."""
 
-    def __init__(self, bootstrap: str, place: Path, pattern: str) -> None:
-        command = [sys.executable, "-m", "benchmarks.worker_rate", bootstrap, str(place), pattern]
+    def __init__(self, bootstrap: str, place: Path, pattern: str, standbys: int = 0) -> None:
+        command = [sys.executable, "-m", "benchmarks.worker_rate", bootstrap, str(place), pattern, str(standbys)]
         self._log = (place / "worker.log").open("wb")
         self._place = place
         self.process = subprocess.Popen(
@@ -112,11 +120,14 @@ class Worker:
         )
         self._line()
 
-    def used(self, ends: dict[int, int]) -> dict[str, float]:
-        """Wait until all before these offsets is durable; what was used since the last call, or since recovery."""
+    def used(self, ends: dict[int, int], held: dict[int, int] | None = None) -> dict[str, float]:
+        """Wait until all before these offsets is durable; what was used since the last call, or since recovery.
+
+        `held`: wait for the stores to have the changelog up to these offsets.
+        """
         if self.process.stdin is None:
             raise StateError("worker_rate: the worker has no input")
-        self.process.stdin.write(json.dumps(ends).encode() + b"\n")
+        self.process.stdin.write(json.dumps({**ends, **({"held": held} if held else {})}).encode() + b"\n")
         self.process.stdin.flush()
         found: dict[str, float] = json.loads(self._line())
         return found
@@ -355,4 +366,4 @@ def run(scale: Scale) -> list[Row]:
 
 
 if __name__ == "__main__":
-    asyncio.run(be_worker(sys.argv[1], Path(sys.argv[2]), sys.argv[3]))
+    asyncio.run(be_worker(sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])))

@@ -32,12 +32,12 @@ from streams.patterns.start import try_start
 from streams.patterns.wait import begin_wait
 from streams.registry import META_CLOCK, Registry
 from streams.routes import Route
-from streams.schedule import arm_dates, fire_date, next_wake, queue_timers
+from streams.schedule import arm_dates, fire_date, next_wake, next_wakes, queue_timers
 from streams.timers import Timers
 from streams.views import Views
 from tables.codec import decode_member, encode_member
 from tables.digests import add, digest_of, holds
-from tables.hot import HOT_BYTES, HotMembers
+from tables.hot import HOT_BYTES, HotBudget, HotMembers
 from tables.member_state import NO_MAP, RECENT_IDS_MAX, Instance, Journey, Member, PlanState
 from tables.store import StateStore
 
@@ -57,7 +57,7 @@ class PartitionEngine(Views):
         store: where members, hints and meta were left by the last durable epoch.
         topic: name of the log, likewise for ids.
         campaigns: plans to run whatever the log says (replay); None: those published on the log.
-        hot_bytes: how many bytes of decoded members, by estimate, may stay in memory between epochs.
+        hot_bytes: what decoded members may take between epochs, by estimate; or the budget that partitions share.
         durable: False when nobody will write the epochs (replay): members then stay in memory and are not encoded.
         decisions: False when only firings are wanted: no decisions, commands and notes.
         decode: reads a record's value; another one where producers write Avro.
@@ -79,7 +79,7 @@ class PartitionEngine(Views):
         *,
         topic: str = "events",
         campaigns: Sequence[Plan] | None = None,
-        hot_bytes: int = HOT_BYTES,
+        hot_bytes: int | HotBudget = HOT_BYTES,
         durable: bool = True,
         decisions: bool = True,
         decode: Callable[[bytes | None], Event] = decode_event,
@@ -158,6 +158,7 @@ class PartitionEngine(Views):
     def written(self, epoch: Epoch) -> None:
         """Learn that an epoch and all before it are in the store; their members may leave memory."""
         self._written_number = max(self._written_number, self._epochs.pop(epoch.last_offset, 0))
+        self._timers.let_go(self._members, self._written_number)
         self._members.evict(self._written_number)
 
     def _close(self) -> Epoch:
@@ -453,8 +454,8 @@ class PartitionEngine(Views):
             self._fire_one(queue, heappop(queue), record)
         if self._arbiter.asked:
             self._hold_contest(record, TIMERS)
-        for member in due:
-            self._schedule(member, next_wake(member, self.registry.live))
+        for member, wake in next_wakes(due, self.registry.live, self._changed if self._durable else {}):
+            self._schedule(member, wake)
 
     def _fire_one(self, queue: list[tuple[Any, ...]], entry: tuple[Any, ...], record: Record) -> None:
         plan_id, member, state, instance = entry[2], entry[5], entry[6], entry[7]

@@ -1,11 +1,14 @@
 """When members must be looked at again: timers in order of the clock, cheap to set and to take.
 
 A heap of all members would cost a dozen comparisons per timer. So timers lie unsorted in buckets of about a second;
-only the bucket that the clock has reached is a heap, and a small one.
+only the bucket that the clock has reached is a heap, and a small one. Memory holds the nearest: what is written to the
+store as a hint is let go when there are many, and read again, page by page, as the clock comes near.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from heapq import heapify, heappop, heappush
+
+from tables.member_state import Member
 
 NEVER = 1 << 62  # beyond every clock value
 BUCKET_BITS = 10  # 1,024 ms: with 10,000 timers a second a heap of that many, with one a second no wider than needed
@@ -25,7 +28,7 @@ class Timers:
         page: how many hints to read at a time.
     """
 
-    __slots__ = ("first", "_read", "_page", "_last", "_known_ms", "_near", "_far", "_edges", "_reached")
+    __slots__ = ("first", "_read", "_page", "_last", "_known_ms", "_near", "_far", "_edges", "_reached", "_set")
 
     def __init__(self, read: ReadHints, page: int) -> None:
         self.first = NEVER
@@ -36,11 +39,13 @@ class Timers:
         self._near: list[Timer] = []  # a heap
         self._far: dict[int, list[Timer]] = {}  # by bucket
         self._edges: list[int] = []  # a heap of the buckets in `_far`
+        self._set = 0  # since they were counted last
         self._reached = -1  # timers of this bucket and of those before it belong to `_near`
         self._read_page()
 
     def set(self, at_ms: int, member_id: str) -> None:
         """Have a member looked at once the clock reaches `at_ms`."""
+        self._set += 1
         bucket = at_ms >> BUCKET_BITS
         if bucket <= self._reached:
             heappush(self._near, (at_ms, member_id))
@@ -69,6 +74,44 @@ class Timers:
                 break
         self.first = self._lower_bound()
         return list(due)
+
+    def __len__(self) -> int:
+        return len(self._near) + sum(map(len, self._far.values()))
+
+    def let_go(self, members: Mapping[str, Member], written: int) -> None:
+        """When many were set, let go of all but about the nearest page: their hints are in the store.
+
+        Except those of members whom an epoch after `written` changed: their hints are not there yet.
+
+        Args:
+            members: those in memory; one whose next timer is let go is no longer scheduled here.
+            written: number of the last epoch that is in the store.
+        """
+        if self._set < self._page:
+            return
+        self._set = 0
+        edges, kept, place = sorted(self._edges), len(self._near), 0
+        while place < len(edges) and kept < self._page:
+            kept += len(self._far[edges[place]])
+            place += 1
+        if place == len(edges):
+            return
+        known = (edges[place] << BUCKET_BITS) - 1
+        if known < self._known_ms:  # else the store is still to be read from an earlier place on
+            self._known_ms, self._last = known, (known, b"")
+        known = self._known_ms
+        waiting = {member_id for member_id, member in members.items() if member.epoch > written}
+        for bucket in edges[place:]:
+            if bucket << BUCKET_BITS <= known:
+                continue
+            left = [timer for timer in self._far.pop(bucket) if timer[1] in waiting]
+            if left:
+                self._far[bucket] = left
+        self._edges = list(self._far)
+        heapify(self._edges)
+        for member_id, member in members.items():
+            if member.scheduled is not None and member.scheduled > known and member_id not in waiting:
+                member.scheduled = None
 
     def earliest(self) -> int | None:
         """Return the clock value of the earliest timer; None when there is none."""

@@ -1,29 +1,75 @@
-"""Decoded members kept in memory between epochs, bounded in bytes: the one that changed longest ago leaves first."""
+"""Decoded members kept in memory between epochs, bounded in bytes: the one that changed longest ago leaves first.
+
+All partitions of a process share one `HotBudget`: a worker that gets more partitions holds no more members.
+"""
+
+import weakref
 
 from tables.member_state import Member
 
-HOT_BYTES = 256 << 20  # per partition: some 48,000 members of workload W after 4 h
+HOT_BYTES = 256 << 20  # some 48,000 members of workload W after 4 h
 # What a decoded member takes: tracemalloc says 5,260 bytes for a mean record of workload W (345 bytes), 3,050 for one
 # of 221, 7,330 for one of 507, 780 for a profile alone (81), 250 for a new member; the table's own share is added.
 _COST_FIXED = 350
 _COST_PER_BYTE = 15
+_TEXT_PER_BYTE = 2
+_LARGE = 1_024  # records above it are looked at: a long text in a profile takes what it takes, not fifteen times that
+
+
+class HotBudget:
+    """How many bytes, by estimate, the decoded members of all partitions of a process may take together."""
+
+    def __init__(self, limit: int = HOT_BYTES) -> None:
+        self.limit = limit
+        self._parts: list[weakref.ref[HotMembers]] = []  # a partition that is given up goes with its engine
+
+    def join(self, members: "HotMembers") -> None:
+        """Count a partition's members, too."""
+        self._parts.append(weakref.ref(members))
+
+    @property
+    def held(self) -> int:
+        """What all of them take now."""
+        return sum(part.held for part in self._live())
+
+    def enforce(self) -> None:
+        """Let members go until the limit holds, first from the partition that holds most."""
+        parts = self._live()
+        excess = sum(part.held for part in parts) - self.limit
+        if excess <= 0:
+            return
+        for part in sorted(parts, key=lambda part: -part.held):
+            excess -= part.shrink(excess)
+            if excess <= 0:
+                return
+
+    def _live(self) -> "list[HotMembers]":
+        parts = [part for ref in self._parts if (part := ref()) is not None]
+        if len(parts) < len(self._parts):
+            self._parts = [ref for ref in self._parts if ref() is not None]
+        return parts
 
 
 class HotMembers(dict[str, Member]):
-    """Members by id, the one that changed longest ago first.
+    """Members of one partition by id, the one that changed longest ago first.
 
     Args:
-        budget: how many bytes, by estimate, may stay after `evict`.
+        budget: what may stay after `evict`: bytes of these members alone, or a budget that they share with others.
     """
 
-    def __init__(self, budget: int = HOT_BYTES) -> None:
+    def __init__(self, budget: HotBudget | int = HOT_BYTES) -> None:
         super().__init__()
-        self.budget = budget
+        self.budget = budget if isinstance(budget, HotBudget) else HotBudget(budget)
         self.held = 0
+        self._written = 0
+        self.budget.join(self)
 
     def keep(self, member: Member, record_bytes: int) -> None:
         """Take in a member that was read, or changed; `record_bytes`: its record's present length, 0 for none."""
         cost = _COST_FIXED + _COST_PER_BYTE * record_bytes
+        if record_bytes > _LARGE:
+            texts = sum([len(value) for value in member.profile.values() if type(value) is str])
+            cost -= (_COST_PER_BYTE - _TEXT_PER_BYTE) * min(texts, record_bytes)
         if self.pop(member.member_id, None) is None:
             member.cost = 0
         self.held += cost - member.cost
@@ -32,13 +78,19 @@ class HotMembers(dict[str, Member]):
 
     def evict(self, written: int) -> None:
         """Let members go until the budget holds, but none that an epoch after `written` changed."""
+        self._written = written
+        self.budget.enforce()
+
+    def shrink(self, excess: int) -> int:
+        """Let members go that take `excess` bytes together, or all whose changes are written; what they took."""
         gone: list[str] = []
-        held = self.held
+        freed, written = 0, self._written
         for member_id, member in self.items():
-            if held <= self.budget or member.epoch > written:
+            if freed >= excess or member.epoch > written:
                 break
-            held -= member.cost
+            freed += member.cost
             gone.append(member_id)
-        self.held = held
+        self.held -= freed
         for member_id in gone:
             del self[member_id]
+        return freed

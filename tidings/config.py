@@ -167,6 +167,10 @@ class Settings:
         0, _whole(0, 9), unit="copies",
         reason="of member records on other engine workers, kept up to date: a takeover reads next to nothing",
     )  # fmt: skip
+    engine_memory_mb: int = setting(
+        512, _whole(128, 1_048_576), unit="MiB",
+        reason="of one engine worker's caches, over all its partitions; the process itself takes some 250 more",
+    )  # fmt: skip
     kafka_port: int = setting(
         19_092, _whole(0, 65_535), unit="port; 0 = any free one",
         reason="where broker 'local' listens on 127.0.0.1; a free port is taken if this one is in use",

@@ -31,6 +31,7 @@ from tidings.brokers import attach
 from tidings.brokers.admin import describe
 from tidings.collector import quiet_gc
 from tidings.config import Settings
+from tidings.memory import give_back_forever
 from tidings.registry import decoder_of
 from tidings.web.ask import URL_FILE
 from tidings.web.auth import is_loopback, kept_secret, token_of
@@ -200,6 +201,7 @@ async def _until_signal(launch: Launch) -> None:
         loop.add_signal_handler(number, end)
     run = {ENGINE: _run_engine, DELIVERY: _run_delivery, SINK: _run_sink}[launch.role]
     log.info("worker starts", role=launch.role, broker=launch.settings.broker, web=launch.url)
+    giving_back = asyncio.create_task(give_back_forever())
     try:
         await run(launch, stop)
     except OperatorError:
@@ -218,6 +220,7 @@ async def _until_signal(launch: Launch) -> None:
         last.start()
         raise failure from None
     finally:
+        giving_back.cancel()
         watchdog.cancel()
     log.info("worker stopped", role=launch.role)
 
@@ -235,6 +238,7 @@ def _cut_off(role: str) -> None:
 
 async def _run_engine(launch: Launch, stop: asyncio.Event) -> None:
     # Here, not above: Faust takes 0.7 s to import, and the other roles do without.
+    from agents.memory import EngineMemory, WorkerMemory
     from agents.watchdog import Limits
     from agents.wiring import create_engine_app, run_engine_app
     from streams.engine import PartitionEngine
@@ -242,11 +246,13 @@ async def _run_engine(launch: Launch, stop: asyncio.Event) -> None:
 
     settings = launch.settings
     credentials = settings.faust_credentials
+    memory = WorkerMemory(EngineMemory.of(settings.engine_memory_mb))
     try:
         built = create_engine_app(
             bootstrap=settings.bootstrap.split(","),
             data_dir=launch.home,
-            engines=partial(PartitionEngine, decode=decoder_of(settings)),
+            engines=partial(PartitionEngine, decode=decoder_of(settings), hot_bytes=memory.hot),
+            memory=memory,
             partitions=launch.partitions,
             instance=launch.group_instance_id,
             session_timeout_s=settings.group_session_timeout_ms / 1000,

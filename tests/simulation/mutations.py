@@ -243,7 +243,7 @@ MUTATIONS = [
     Mutation(
         "members leave memory too early",
         "a member changed by an epoch in flight stays in memory",
-        lambda: rewrite(hot.HotMembers, "evict", (" or member.epoch > written", "")),
+        lambda: rewrite(hot.HotMembers, "shrink", (" or member.epoch > written", "")),
     ),
     Mutation(
         "no hints on recovery",

@@ -118,6 +118,17 @@ def test_where_batches_end_and_engines_restart_changes_no_byte(seed: int) -> Non
         assert _run(plans, records, cuts, restarts=restarts, cache=cache) == whole
 
 
+@pytest.mark.parametrize("seed", range(1, 21))
+def test_timers_that_are_let_go_change_no_byte(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans, records = _log(seed)
+    rng = random.Random(seed)
+    whole = _run(plans, records, [], restarts=False, cache=1 << 28)
+    monkeypatch.setattr("streams.engine.HINTS_PAGE", 2)
+    for cache in (0, 2_000, 1 << 28):
+        cuts = sorted(rng.sample(range(1, len(records)), k=rng.randrange(len(records) // 2, len(records))))
+        assert _run(plans, records, cuts, restarts=False, cache=cache) == whole
+
+
 @pytest.mark.parametrize("seed", range(1, 41))
 def test_ticks_that_move_no_clock_change_no_firing(seed: int) -> None:
     plans, records = _log(seed)

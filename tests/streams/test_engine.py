@@ -217,7 +217,7 @@ def test_member_view_shows_profile_instances_and_decisions():
 
 def test_members_leave_memory_only_after_their_epoch_is_written():
     partition = Durable([plan(ABANDON)])
-    partition.engine._members.budget = 2_000
+    partition.engine._members.budget.limit = 2_000
     partition.feed(event(VIEW, T, "v1", member="a", product_id="p1"), event(VIEW, T, "v2", member="b", product_id="p1"))
     assert len(partition.engine._members) == 1
     epoch = partition.feed(tick(T + 3 * HOUR))

@@ -129,7 +129,19 @@ def engine_families(built: "EngineApp") -> list[Family]:
             "Partitions of this worker on which a campaign is stopped because it raised too often.",
             [({"campaign": name}, count) for name, count in sorted(_suspended(built).items())],
         ),
+        *_memory_families(built),
         *_partition_families(built),
+    ]
+
+
+def _memory_families(built: "EngineApp") -> list[Family]:
+    memory = built.memory
+    if memory is None:
+        return []
+    used = memory.used(built.worker.consumer.tracker.held_bytes)
+    return [
+        gauge("tidings_memory_bytes", "What data takes in memory, counted.", _by("part", used)),
+        gauge("tidings_memory_limit_bytes", "How much of it there may be.", _by("part", memory.most())),
     ]
 
 
@@ -202,6 +214,7 @@ DELIVERY_HELP: Mapping[str, str] = {  # by the name under which delivery counts
     "tracking_requests": "Clicks and opens by kind and status.",
     "tracking_lost": "Clicks and opens that could not be written.",
     "delivery_under_way": "Commands between reading and the end.",
+    "delivery_parked": "Commands put aside because their provider has its share of the lane in hand.",
     "delivery_provider_up": "0 while the provider does not answer.",
     "delivery_delay_ms": "From the append of the deciding record until the provider took the message.",
 }
@@ -226,6 +239,7 @@ class DeliveryRecorder:
         }
         self._gauges: dict[str, dict[tuple[tuple[str, str], ...], float]] = {
             "delivery_under_way": {},
+            "delivery_parked": {},
             "delivery_provider_up": {},
         }
         self._histograms = {"delivery_delay_ms": Histogram(DELAY_BOUNDS_MS)}
