@@ -40,10 +40,9 @@ class Dump:
 
 
 def read_dump(settings: Settings) -> Dump:
-    """Read all topics from beginning to end, with what a transaction gave up: the engine reads that too."""
+    """Read all topics from beginning to end."""
     found = Dump()
-    more = {"log_level": 0, "isolation.level": "read_uncommitted"}
-    consumer = Consumer(settings.confluent_consumer("lab-dump", more, fetch_wait_max_ms=20))
+    consumer = Consumer(settings.confluent_consumer("lab-dump", {"log_level": 0}, fetch_wait_max_ms=20))
     try:
         for message in dump(consumer, EVENTS):
             records = found.events.setdefault(message.partition() or 0, [])

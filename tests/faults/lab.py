@@ -268,5 +268,6 @@ def alter_topic(settings: Settings, topic: str, values: dict[str, str]) -> None:
     """Set some of a topic's configuration."""
     entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in values.items()]
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
-    for future in AdminClient(settings.confluent(log_level=0)).incremental_alter_configs([resource]).values():
+    admin = AdminClient(settings.confluent(log_level=0))  # has a name: it must live until it has answered
+    for future in admin.incremental_alter_configs([resource]).values():
         future.result(60)
