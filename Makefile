@@ -39,7 +39,7 @@ bench: venv-dev ## Measure: prints tables, writes benchmarks/results/
 	@exec $(PY) -m benchmarks $(ARGS)
 
 faults: venv-dev ## Break it on a real Kafka by seed, ask the oracle what was lost (FAULTS_SHORT=1: eight schedules)
-	@exec $(PY) -m tests.faults $(if $(FAULTS_SHORT),--seeds 1..8 --jobs 2,--long --write benchmarks/results/faults) $(ARGS)
+	@exec $(PY) -m tests.faults $(if $(FAULTS_SHORT),--seeds 1..8 --jobs 2,--long --jobs 2 --write benchmarks/results/faults) $(ARGS)
 
 simulate: venv-dev ## The engine and its commit protocol under seeded faults (SEEDS=1..100000)
 	@exec $(PY) -m tidings simulate --seeds $(SEEDS) --faults all $(ARGS)

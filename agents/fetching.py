@@ -37,9 +37,8 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        # Faust has no setting for either; both are read when it starts.
-        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS  # noqa: SLF001
-        consumer._isolation_level = "read_committed"  # noqa: SLF001
+        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS  # noqa: SLF001 - no setting for it; read when it starts
+        consumer._isolation_level = "read_committed"  # noqa: SLF001 - as above; Faust sets it with its own transactions
         return consumer
 
     def coordination_error(self) -> BaseException | None:
@@ -96,12 +95,15 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         return bool(consumer.assignment()), bool(consumer._subscription.reassignment_in_progress)  # noqa: SLF001
 
     def unread(self, tp: TP) -> bool:
-        """Tell whether the broker has records for us that were not fetched yet: none behind a transaction under way."""
+        """Tell whether the broker has records of a partition that were not fetched yet, but could be.
+
+        What lies behind a transaction that has not ended is not there yet (`lso`: the last stable offset).
+        """
         consumer: Any = self._consumer
         try:
             state = consumer._subscription.subscription.assignment.state_value(tp)  # noqa: SLF001
-            end = state.highwater if state.lso is None or state.lso < 0 else state.lso
-            return bool(state.has_valid_position and end is not None and state.position < end)
+            ends = [end for end in (state.highwater, state.lso) if end is not None and end >= 0]
+            return bool(state.has_valid_position and ends and state.position < min(ends))
         except (AttributeError, KeyError, TypeError):  # between two assignments
             return False
 

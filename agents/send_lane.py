@@ -289,6 +289,7 @@ class Delivery:
             try:
                 start = await self._reader.start_offset(part.number)
                 await self._outbox.settled()
+                began = time.monotonic()
                 given_up = lambda: self._parts.get(part.number) is not part  # noqa: E731
                 count = await asyncio.to_thread(
                     restore, self._state, self._kafka, part.number, given_up, self._lane.sent
@@ -301,10 +302,11 @@ class Delivery:
                 return
             part.start = start
             log.info(
-                "delivery.partition-ready", lane=self._lane.name, partition=part.number, offset=start, restored=count
-            )
+                "delivery.partition-ready", lane=self._lane.name, partition=part.number, offset=start, restored=count,
+                read_to=self._state.next_offset(part.number), took_ms=round(1_000 * (time.monotonic() - began)),
+            )  # fmt: skip
             await self._reader.resume([part.number])
-            if all(one.start >= 0 for one in self._parts.values()):
+            if self._parts and all(one.start >= 0 for one in self._parts.values()):
                 self.ready.set()
             return
 

@@ -21,6 +21,7 @@ log = structlog.get_logger("agents.send")
 
 SESSION_TIMEOUT_MS = 45_000  # Kafka's default since 3.0
 REQUEST_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 3.0  # in the reader's thread, where rebalances wait meanwhile; asked again after it
 DELIVERY_TIMEOUT_MS = 30_000  # below the session: what was not written by then is written again only if we still own it
 _CONSUMER_ONLY = ("session.", "heartbeat.", "group.", "fetch.", "max.poll.", "auto.", "queued.")
 
@@ -154,6 +155,9 @@ class CommandReader:
 
     `confirmed_at` is the monotonic time at which the group's coordinator last accepted a commit of ours. A worker that
     was stopped for longer than the session (SIGSTOP, a sleeping laptop) finds it too old, and waits for a new one.
+
+    The client is called in the reader's own thread alone. confluent-kafka lets one thread at a time into a consumer: a
+    call from the loop waits until `consume` returns, and that may be waiting, in a rebalance, for the loop.
     """
 
     def __init__(
@@ -174,6 +178,7 @@ class CommandReader:
         self._revoked = revoked
         self._loop = asyncio.get_running_loop()
         self._generation = 0
+        self._wanted: Mapping[int, int] = {}  # to commit at the next read
         self._asked: tuple[float, int] | None = None  # monotonic time and generation of the commit under way
         self._reading = ThreadPoolExecutor(1, "delivery-read")
         self._consumer = Consumer(
@@ -197,20 +202,11 @@ class CommandReader:
         return await self._loop.run_in_executor(self._reading, self._read, limit, timeout_s)
 
     def commit(self, offsets: Mapping[int, int]) -> None:
-        """Ask to commit the next offset of each partition; the answer moves `committed` and renews the lease.
+        """Have the next offset of each partition committed by the next read; never blocks.
 
-        One request at a time: while one is unanswered, this does nothing. Never blocks: a commit that waits for its
-        answer in one thread and a rebalance that waits in another block each other for good inside librdkafka.
+        The answer moves `committed` and renews the lease. While one request is unanswered the last offsets wait.
         """
-        places = [TopicPartition(self._topic, p, offset) for p, offset in offsets.items() if p in self.owned]
-        if not places or self._asked is not None:
-            return
-        self._asked = (time.monotonic(), self._generation)
-        try:
-            self._consumer.commit(offsets=places, asynchronous=True)
-        except KafkaException as error:
-            self._asked = None
-            log.info("delivery.commit-refused", error=error.args[0].name())
+        self._wanted = offsets
 
     async def start_offset(self, partition: int) -> int:
         """Return where reading starts: the committed offset, else the first there is.
@@ -218,15 +214,15 @@ class CommandReader:
         Raises:
             KafkaException: no answer.
         """
-        return await asyncio.to_thread(self._start_offset, partition)
+        return await self._loop.run_in_executor(self._reading, self._start_offset, partition)
 
     async def resume(self, partitions: Iterable[int]) -> None:
-        """Read on from these partitions, those that are still owned."""
-        await self._loop.run_in_executor(self._reading, self._switch, list(partitions), True)
+        """Read on from these partitions, unless the group rebalances before: then they must be restored again."""
+        await self._loop.run_in_executor(self._reading, self._switch, list(partitions), True, self._generation)
 
     async def pause(self, partitions: Iterable[int]) -> None:
         """Stop reading from these partitions; what was fetched ahead is dropped and fetched again."""
-        await self._loop.run_in_executor(self._reading, self._switch, list(partitions), False)
+        await self._loop.run_in_executor(self._reading, self._switch, list(partitions), False, self._generation)
 
     async def close(self) -> None:
         """Leave the group; `revoked` is awaited for what is owned."""
@@ -236,12 +232,27 @@ class CommandReader:
     # ------------------------------------------------------------ in threads
 
     def _read(self, limit: int, timeout_s: float) -> list[Message]:
+        self._commit_wanted()
         generation = self._generation
         messages = self._consumer.consume(limit, timeout_s)
         if generation != self._generation:
             # All of it is from before the rebalance: partitions taken since are paused. It will be read again.
             return []
         return good_messages(messages)
+
+    def _commit_wanted(self) -> None:
+        if self._asked is not None:
+            return
+        wanted, self._wanted = self._wanted, {}
+        places = [TopicPartition(self._topic, p, offset) for p, offset in wanted.items() if p in self.owned]
+        if not places:
+            return
+        self._asked = (time.monotonic(), self._generation)
+        try:
+            self._consumer.commit(offsets=places, asynchronous=True)
+        except KafkaException as error:
+            self._asked = None
+            log.info("delivery.commit-refused", error=error.args[0].name())
 
     def _on_commit(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
         asked, self._asked = self._asked, None
@@ -254,20 +265,22 @@ class CommandReader:
 
     def _start_offset(self, partition: int) -> int:
         place = TopicPartition(self._topic, partition)
-        committed = self._consumer.committed([place], timeout=REQUEST_TIMEOUT_S)[0]
+        committed = self._consumer.committed([place], timeout=START_TIMEOUT_S)[0]
         if committed.error:
             raise KafkaException(committed.error)
-        low, _ = self._consumer.get_watermark_offsets(place, timeout=REQUEST_TIMEOUT_S)
+        low, _ = self._consumer.get_watermark_offsets(place, timeout=START_TIMEOUT_S)
         return max(committed.offset, low)
 
-    def _switch(self, partitions: Sequence[int], on: bool) -> None:
+    def _switch(self, partitions: Sequence[int], on: bool, generation: int) -> None:
+        if generation != self._generation:
+            return
         places = [TopicPartition(self._topic, p) for p in partitions if p in self.owned]
         if places:
             (self._consumer.resume if on else self._consumer.pause)(places)
 
     def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         self._generation += 1
-        self._asked, self.committed = None, {}
+        self._asked, self.committed, self._wanted = None, {}, {}
         self.owned = {place.partition for place in places}
         consumer.assign(places)
         consumer.pause(places)
@@ -286,6 +299,7 @@ class CommandReader:
             except KafkaException as error:  # the next owner reads some of it again, and finds it done
                 log.info("delivery.commit-refused", error=error.args[0].name())
         self.owned -= set(partitions)
+        self._wanted = {}  # older than what was just committed
         self.confirmed_at = float("-inf")
 
     def _on_lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:

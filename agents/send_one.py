@@ -136,7 +136,10 @@ class Courier:
                 return
             if known.status == "sending":
                 # The process ended between line 1 and line 3 of the head of this module.
-                log.warning("delivery.uncertain", command_id=job.command.command_id, attempt=known.attempt)
+                log.warning(
+                    "delivery.uncertain",
+                    command_id=job.command.command_id, partition=job.partition, attempt=known.attempt,
+                )  # fmt: skip
                 self._metrics.count("delivery_uncertain")
             elif known.status == "deferred":
                 await self._wait(job, known.next_ms - self._clock_ms())

@@ -428,6 +428,7 @@ class Settings:
             "group.id": group_id,
             "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
+            "isolation.level": "read_committed",  # as the engine: what a producer took back is no event
             "session.timeout.ms": self.group_session_timeout_ms,
             "fetch.wait.max.ms": self.fetch_wait_ms,
         }

@@ -20,6 +20,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ConfigResource,
     ResourceType,
 )
+from faust.types import TP
 
 from agents.letters import hash_of
 from agents.topics import CHANGELOG, COMMANDS, DECISIONS, EVENTS
@@ -30,6 +31,8 @@ from schemas.events import CAMPAIGN_PUBLISHED, Event
 from streams.engine import PartitionEngine
 from tests.agents.engine_bench import PARTITIONS, SMALL, applied, committed, in_thread, kafka_topics, read_all, until
 from tidings.brokers.local import LocalBroker
+from tidings.config import Settings
+from tidings.demo.verify import read_topics, replay_agrees
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
@@ -70,9 +73,9 @@ async def running(built: EngineApp) -> AsyncIterator[EngineApp]:
         await built.app.stop()
 
 
-def publish(bootstrap: str) -> None:
+def publish(bootstrap: str, name: str = "reminder", text: str = CAMPAIGN) -> None:
     producer = Producer({"bootstrap.servers": bootstrap})
-    data = {"campaign": "reminder", "yaml": CAMPAIGN, "path": "campaigns/reminder.yaml", "version": ""}
+    data = {"campaign": name, "yaml": text, "path": f"campaigns/{name}.yaml", "version": ""}
     value = encode_event(Event(CAMPAIGN_PUBLISHED, 0, data=data))
     for partition in range(PARTITIONS):
         producer.produce(EVENTS, value=value, partition=partition)
@@ -181,6 +184,72 @@ async def test_member_record_too_large_for_the_changelog_is_named_and_goes_on_on
         await until(lambda: applied(again) == len(noise), "all events applied", 30)
     async with running(kafka_worker(topics, tmp_path / "new disk")) as rebuilt:
         await until(lambda: applied(rebuilt) == len(noise), "read back from the changelog", 30)
+
+
+def transact(bootstrap: str, events: list[tuple[str, str]], keep: bool) -> None:
+    """Write events, which are on the log then, and keep them or take them back."""
+    more = {"log_level": 0, "transactional.id": "shop", "partitioner": "murmur2_random"}
+    producer = Producer({"bootstrap.servers": bootstrap, **more})
+    producer.init_transactions(60)
+    producer.begin_transaction()
+    for kind, member in events:
+        data = {"product_id": "p1", "order_id": f"{member}-{keep}"}
+        event = Event(kind, int(time.time() * 1000), event_id=f"{member}-{kind}-{keep}", member_id=member, data=data)
+        producer.produce(EVENTS, key=member, value=encode_event(event))
+    producer.flush(60)
+    (producer.commit_transaction if keep else producer.abort_transaction)(60)
+
+
+async def test_a_transaction_that_was_taken_back_never_happened(topics: str, tmp_path: Path) -> None:
+    """Neither for the engine nor for who reads the log to explain what was sent."""
+    view, order = "catalog.product.viewed", "order.created"
+    campaign = "campaign: bought\npattern: catalog.product.viewed as v then order.created within 1h\n"
+    await in_thread(publish, topics, "bought", campaign + "send: {channel: email, template: bought}\n")
+    profile = {"email": "a@example.com", "consent": {"email": True}}
+    await in_thread(send, topics, [("member.registered", member, profile) for member in "abcd"])
+    await in_thread(transact, topics, [(view, "c"), (view, "d"), (order, "d")], False)
+    await in_thread(transact, topics, [(view, "a"), (view, "b")], True)
+    await in_thread(transact, topics, [(order, "a")], False)
+    await in_thread(transact, topics, [(order, "b"), (order, "c")], True)
+    await in_thread(publish, topics, "later", CAMPAIGN.replace("reminder", "later"))  # a plain record ends each log
+    log = await in_thread(read_topics, Settings.from_env({"TIDINGS_BROKER": topics}))
+    ends = {partition: records[-1].offset for partition, records in log.records.items()}
+    assert (log.types[view], log.types[order]) == (2, 2)
+    async with running(kafka_worker(topics, tmp_path)) as built:
+        await until(lambda: at(built) == ends, "all applied", 60)
+    assert {c["member_id"] for c in await in_thread(outputs, topics, COMMANDS)} == {"b"}
+    agreement = replay_agrees(await in_thread(read_topics, Settings.from_env({"TIDINGS_BROKER": topics})))
+    assert agreement.replay_commands == agreement.live_commands
+
+
+def at(built: EngineApp) -> dict[int, int]:
+    return {partition: task.engine.applied_offset for partition, task in built.worker.tasks.items() if task.idle}
+
+
+async def test_what_lies_behind_an_open_transaction_waits_for_its_end(topics: str, tmp_path: Path) -> None:
+    """Nobody knows yet whether it happened. The worker does not take itself for one that stands still."""
+    open_ = TP(EVENTS, 1)
+    shop, plain = (
+        Producer({"bootstrap.servers": topics, "log_level": 0, **more}) for more in ({"transactional.id": "shop"}, {})
+    )
+    await in_thread(shop.init_transactions, 60)
+    shop.begin_transaction()
+    value = encode_event(Event("app.opened", 0, member_id="x"))
+    shop.produce(EVENTS, value=value, partition=open_.partition)
+    shop.flush(60)
+    for partition in range(PARTITIONS):
+        plain.produce(EVENTS, value=value, partition=partition)
+    plain.flush(60)
+    async with running(kafka_worker(topics, tmp_path)) as built:
+        consumer, others = built.worker.consumer, [p for p in range(PARTITIONS) if p != open_.partition]
+        await until(lambda: [at(built).get(p) for p in others] == [0] * len(others), "the others applied", 60)
+        plain.produce(EVENTS, value=value, partition=0)  # one more fetch, which asks for all partitions
+        plain.flush(60)
+        await until(lambda: at(built).get(0) == 1, "one more fetch", 60)
+        assert at(built) == {**dict.fromkeys(others, 0), 0: 1, open_.partition: -1}
+        assert consumer.highwater(open_) == 2 and not consumer.unread(open_)
+        await in_thread(shop.commit_transaction, 60)
+        await until(lambda: at(built).get(open_.partition) == 1, "what waited is applied", 60)
 
 
 async def main() -> None:

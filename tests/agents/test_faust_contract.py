@@ -110,8 +110,8 @@ def test_changelog_topic_has_its_permanent_name() -> None:
 
 
 def test_fetch_wait_and_isolation_are_read_from_the_consumer_when_it_starts() -> None:
-    assert "fetch_max_wait_ms=self._fetch_max_wait_ms" in body(aiokafka.AIOKafkaConsumer.start)
-    assert "isolation_level=self._isolation_level" in body(aiokafka.AIOKafkaConsumer.start)
+    source = body(aiokafka.AIOKafkaConsumer.start)
+    assert "fetch_max_wait_ms=self._fetch_max_wait_ms" in source and "isolation_level=self._isolation_level" in source
 
 
 def test_coordination_of_the_group_runs_in_a_task_that_can_be_watched() -> None:

@@ -1,13 +1,21 @@
-"""Delivery's outbox."""
+"""Delivery's two hands on Kafka: its outbox and its reader of commands."""
 
 import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 
+from agents import send_log
 from agents.delivery_state import SENT_TOPIC
-from agents.send_log import Outbox
+from agents.send_log import CommandReader, Outbox
 from tidings.brokers.memory import MemoryBroker
+
+TOPIC = "commands"
+LIMIT_S = 60.0  # for a state that comes at once on a quiet machine
 
 
 async def test_settled_waits_for_a_record_whose_sender_was_called_off() -> None:
@@ -28,3 +36,122 @@ async def test_settled_waits_for_a_record_whose_sender_was_called_off() -> None:
         reader.close()
         await asyncio.to_thread(outbox.close)
         broker.stop()
+
+
+class Threads:
+    """Stands before a consumer and notes which threads call it."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, set[int]] = {}
+
+    def __call__(self, config: dict[str, Any]) -> Any:
+        calls, real = self.calls, Consumer(config)
+
+        class Noting:
+            def __getattr__(self, name: str) -> Any:
+                def call(*args: Any, **more: Any) -> Any:
+                    calls.setdefault(name, set()).add(threading.get_ident())
+                    return getattr(real, name)(*args, **more)
+
+                return call
+
+        return Noting()
+
+
+class Member:
+    """A reader of the group whose loop reads until the end; `revoking` is called while partitions are given up."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self.wait_s = 0.05
+        self.assigned = 0
+        self.revoking: Callable[[], None] = lambda: None
+        self.found: list[Any] = []
+        more = {"session.timeout.ms": 2_000, "heartbeat.interval.ms": 300, "fetch.wait.max.ms": 20, "log_level": 0}
+        kafka = {"bootstrap.servers": broker.bootstrap, **more}
+        self.reader = CommandReader(kafka, "g", TOPIC, self._assigned, self._revoked)
+        self._reading = asyncio.create_task(self._read())
+
+    async def close(self) -> None:
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+        await self.reader.close()
+
+    def _assigned(self, numbers: list[int]) -> None:
+        self.assigned += 1
+
+    async def _revoked(self, numbers: list[int]) -> dict[int, int]:
+        self.revoking()
+        return dict.fromkeys(numbers, 0)
+
+    async def _read(self) -> None:
+        while True:
+            self.found += await self.reader.read(10, self.wait_s)
+
+
+@asynccontextmanager
+async def group() -> AsyncIterator[tuple[MemoryBroker, Member]]:
+    """A broker with a topic of two partitions, and a member that owns both."""
+    broker = MemoryBroker({TOPIC: 2})
+    member = Member(broker)
+    try:
+        await until(lambda: member.assigned == 1)
+        yield broker, member
+    finally:
+        await member.close()
+        broker.stop()
+
+
+async def until(holds: Callable[[], object]) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+async def test_the_client_is_called_in_one_thread_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call from the loop waits for `consume`, and that waits for the loop in a rebalance: both for ever."""
+    threads = Threads()
+    monkeypatch.setattr(send_log, "Consumer", threads)
+    async with group() as (_, member):
+        reader = member.reader
+        assert await reader.start_offset(0) == 0
+        reader.commit({0: 0, 1: 0})
+        await until(lambda: reader.committed == {0: 0, 1: 0})
+        await reader.resume([0, 1])
+        await reader.pause([0, 1])
+    subscribed = threads.calls.pop("subscribe")  # at the beginning, before anybody consumes
+    assert subscribed == {threading.get_ident()}
+    assert {"consume", "commit", "committed", "resume", "pause", "close"} <= threads.calls.keys()
+    assert len(set.union(*threads.calls.values())) == 1
+
+
+async def test_a_commit_asked_for_while_partitions_are_given_up_holds_nobody_up() -> None:
+    async with group() as (broker, member):
+        member.revoking = lambda: member.reader.commit({0: 0, 1: 0})
+        other = Member(broker)
+        try:
+            await until(lambda: len(member.reader.owned) == len(other.reader.owned) == 1)
+        finally:
+            await other.close()
+
+
+async def test_a_partition_is_not_read_on_by_a_word_from_before_a_rebalance() -> None:
+    """It is another ownership, even if it is ours again: what others sent meanwhile has not been read back."""
+    async with group() as (broker, member):
+        late: list[asyncio.Task[None]] = []
+        member.wait_s = 3.0  # long enough for both halves of a rebalance: the word comes after them
+        member.revoking = lambda: late.append(asyncio.create_task(member.reader.resume([0, 1])))
+        other = Member(broker)
+        await until(lambda: len(member.reader.owned) == len(other.reader.owned) == 1)
+        await other.close()
+        await until(lambda: member.reader.owned == {0, 1})
+        await asyncio.gather(*late)
+        member.wait_s = 0.5
+        producer = Producer({"bootstrap.servers": broker.bootstrap, "log_level": 0})
+        for partition in (0, 1):
+            producer.produce(TOPIC, b"x", partition=partition)
+        assert producer.flush(10) == 0
+        for _ in range(2):
+            await member.reader.start_offset(0)  # after a read that would have brought them
+        assert member.found == []
+        await member.reader.resume([0, 1])
+        await until(lambda: len(member.found) == 2)

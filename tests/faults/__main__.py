@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tests.faults.report import markdown, problems, summary
 from tidings.cli.simulate import read_seeds
 
-SEED_S = 600.0  # a schedule that takes longer hangs
+SEED_S = 1_200.0  # a schedule that takes longer hangs
 
 
 @click.command()

@@ -8,13 +8,14 @@ from typing import Any
 import msgspec
 from confluent_kafka import Consumer, Message
 
-from agents.delivery_state import SENT_TOPIC, Entry, decode_entry
+from agents.delivery_state import SENT_TOPIC, decode_entry
 from agents.topics import ATTRIBUTIONS, CHANGELOG, COMMANDS, DECISIONS, EVENTS
 from schemas.codec import decode_event, encode_attribution, encode_command, encode_decision
 from schemas.errors import DecodeError
 from schemas.events import Event, Record
 from schemas.ids import event_id_at
 from streams.replay import replay
+from tests.faults.window import Resend, Step, in_window
 from tests.oracle.evaluate import firings
 from tidings.config import Settings
 from tidings.demo.verify import dump
@@ -26,22 +27,22 @@ Ids = dict[str, set[bytes]]
 
 @dataclass
 class Dump:
-    """What the topics hold. `sent`: every step of every command, in order."""
+    """What the topics hold. `sent`: every step of every command, in order. `resends`: see `tests.faults.window`."""
 
     events: dict[int, list[Record]] = field(default_factory=dict)
     commands: Ids = field(default_factory=dict)
     decisions: Ids = field(default_factory=dict)
     attributions: Ids = field(default_factory=dict)
     records: dict[str, int] = field(default_factory=dict)
-    sent: dict[str, list[Entry]] = field(default_factory=dict)
+    sent: dict[str, list[Step]] = field(default_factory=dict)
+    resends: Mapping[str, Sequence[Resend]] = field(default_factory=dict)
     changelog: tuple[int, int] = (0, 0)  # records found, offsets used
 
 
 def read_dump(settings: Settings) -> Dump:
-    """Read all topics from beginning to end, with what a transaction gave up: the engine reads that too."""
+    """Read all topics from beginning to end."""
     found = Dump()
-    more = {"log_level": 0, "isolation.level": "read_uncommitted"}
-    consumer = Consumer(settings.confluent_consumer("lab-dump", more, fetch_wait_max_ms=20))
+    consumer = Consumer(settings.confluent_consumer("lab-dump", {"log_level": 0}, fetch_wait_max_ms=20))
     try:
         for message in dump(consumer, EVENTS):
             records = found.events.setdefault(message.partition() or 0, [])
@@ -58,7 +59,8 @@ def read_dump(settings: Settings) -> Dump:
         for message in dump(consumer, SENT_TOPIC):
             entry = _value(message)
             if entry is not None:
-                found.sent.setdefault((_key(message) or b"").decode(), []).append(decode_entry(entry))
+                step = Step(decode_entry(entry), message.offset() or 0, message.timestamp()[1])
+                found.sent.setdefault((_key(message) or b"").decode(), []).append(step)
         ends: dict[int, int] = {}
         count = 0
         for message in dump(consumer, CHANGELOG):
@@ -162,26 +164,13 @@ def _mails(verdict: Verdict, found: Dump, mailed: Mapping[str, int]) -> None:
     for ident, times in sorted(mailed.items()):
         if times > 1:
             steps = found.sent.get(ident, [])
-            told = " ".join(f"{step.status}/{step.attempt}" for step in steps)
-            (verdict.window if in_window(steps, times) else outside).append(f"{ident} x{times}: {told}")
+            told = " ".join(f"{step.entry.status}/{step.entry.attempt}@{step.offset}" for step in steps)
+            resends = found.resends.get(ident, ())
+            inside = in_window(steps, times, resends)
+            (verdict.window if inside else outside).append(f"{ident} x{times}: {told} {list(resends) or ''}".strip())
     verdict.accuse("mails twice, outside the window", outside)
     verdict.counts["mails"] = len(mailed)
     verdict.counts["mails twice, inside the window"] = len(verdict.window)
-
-
-def in_window(steps: Sequence[Entry], times: int) -> bool:
-    """Whether a mail that came `times` times did so in the window of docs/guarantees.md.
-
-    Each arrival needs an attempt of its own that was begun on record; and no attempt may have begun after one was on
-    record as sent.
-    """
-    begun = 0
-    for number, step in enumerate(steps):
-        if step.status == "sending":
-            begun += 1
-            if any(before.status == "sent" for before in steps[:number]):
-                return False
-    return times <= begun
 
 
 def _rows(verdict: Verdict, found: Dump, rows: Mapping[str, Sequence[str]]) -> None:

@@ -5,17 +5,9 @@ import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    ResourceType,
-)
-
 from agents import failpoints
 from agents.topics import CHANGELOG
-from tests.faults.lab import Lab
+from tests.faults.lab import Lab, alter_topic
 from tests.faults.proxy import CUTS, OPEN
 from tests.faults.worker import Worker
 from tidings.smtp_server import DROP_AFTER, DROP_BEFORE
@@ -204,20 +196,12 @@ class Compaction(Fault):
     name = "changelog compacted"
 
     def apply(self) -> None:
-        self._set({"segment.ms": "1000", "min.cleanable.dirty.ratio": "0.01", "min.compaction.lag.ms": "0"})
+        often = {"segment.ms": "1000", "min.cleanable.dirty.ratio": "0.01", "min.compaction.lag.ms": "0"}
+        alter_topic(self.lab.settings, CHANGELOG, often)
         self.hold_s = 4.0
 
     def undo(self) -> None:
         StoreLost.apply(self)  # type: ignore[arg-type]
-
-    def _set(self, values: dict[str, str]) -> None:
-        entries = [
-            ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in values.items()
-        ]
-        admin = AdminClient(self.lab.settings.confluent(log_level=0))
-        resource = ConfigResource(ResourceType.TOPIC, CHANGELOG, incremental_configs=entries)
-        for future in admin.incremental_alter_configs([resource]).values():
-            future.result(30)
 
 
 class Cut(Fault):

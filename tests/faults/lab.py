@@ -13,7 +13,15 @@ from typing import Any
 
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
+from agents.delivery_state import SENT_TOPIC
 from agents.topics import COMMANDS
 from tests.faults.load import PROBE, Load
 from tests.faults.proxy import OPEN, Proxies
@@ -31,9 +39,9 @@ from tidings.worker import PORT_OFFSETS
 PARTITIONS = 3
 ENGINES, DELIVERIES, SINKS = 3, 2, 2
 DOORS = ENGINES + DELIVERIES + SINKS
-READY_S = 90.0
-STILL_S = 30.0  # nothing moves for so long: it never will
-SETTLED_S = 240.0
+READY_S = 240.0
+STILL_S = 60.0  # nothing moves for so long: it never will
+SETTLED_S = 400.0
 
 
 class ClickHouse(ClickHouseOverHttp):
@@ -113,6 +121,8 @@ class Lab:
             self.clickhouse.start()
             self.settings = self._settings()
             create_topics(self.settings)
+            # The broker's clock tells which came first: a result on record, or a successor's reading of what was sent.
+            alter_topic(self.settings, SENT_TOPIC, {"message.timestamp.type": "LogAppendTime"})
             self.crew = Crew()
             stack.callback(self.crew.close)
             self._hire()
@@ -182,6 +192,7 @@ class Lab:
         waiting = self._unready()
         while waiting:
             if time.monotonic() > deadline:
+                self._stacks()
                 raise RuntimeError(f"not ready: {[(w.name, w.last_words(3)) for w in waiting]}")
             time.sleep(0.1)
             waiting = self._unready()
@@ -230,11 +241,15 @@ class Lab:
                     moved = now
                 last = seen
                 if now - moved > STILL_S or now - began > SETTLED_S:
-                    for worker in self.crew.all.values():
-                        worker.send(signal.SIGUSR1)
-                    time.sleep(0.5)
+                    self._stacks()
                     return False, f"{seen}"
                 time.sleep(0.3)
+
+    def _stacks(self) -> None:
+        """Have every worker write into its log where its threads stand."""
+        for worker in self.crew.all.values():
+            worker.send(signal.SIGUSR1)
+        time.sleep(1)
 
     def _mailed(self, mail: ReceivedMail) -> None:
         ident = mail.message_id.partition("@")[0]
@@ -247,3 +262,12 @@ class Lab:
 def load_of(lab: Lab, holes: bool) -> Load:
     """The load of a laboratory, which goes past the proxies."""
     return Load(lab.settings, lab.seed, holes)
+
+
+def alter_topic(settings: Settings, topic: str, values: dict[str, str]) -> None:
+    """Set some of a topic's configuration."""
+    entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in values.items()]
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+    admin = AdminClient(settings.confluent(log_level=0))  # has a name: it must live until it has answered
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(60)

@@ -161,7 +161,7 @@ class Load(threading.Thread):
         return ident
 
     def _transact(self) -> None:
-        """Leave holes in the log: the marker at a transaction's end takes an offset and is no record."""
+        """Leave holes in the log: a marker at each transaction's end, and every third one is taken back as a whole."""
         rng = random.Random(1)
         while not self._stopping.wait(TRANSACTION_S):
             self._transactions.begin_transaction()
@@ -169,9 +169,14 @@ class Load(threading.Thread):
                 self._produce(
                     VIEW, rng.choice(names[:-1]), {"product_id": "p1", "category": "c1"}, 0, self._transactions
                 )
+            taken_back = rng.randrange(3) == 0
             while True:
                 try:
-                    self._transactions.commit_transaction(10)
+                    if taken_back:
+                        self._transactions.flush(10)  # so that they are on the log
+                        self._transactions.abort_transaction(30)
+                    else:
+                        self._transactions.commit_transaction(10)
                 except KafkaException as error:
                     if error.args[0].retriable():
                         continue

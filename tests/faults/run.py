@@ -15,6 +15,7 @@ from tests.faults.kinds import BY_NAME, Fault
 from tests.faults.lab import Lab, load_of
 from tests.faults.load import Load
 from tests.faults.plan import SESSION_MS, Schedule
+from tests.faults.window import read_resends
 
 WARM_S = 1.5  # of load before the first fault
 ANSWERED_S = 20.0  # after a fault's end the load goes on until its probes are answered, at most so long
@@ -118,6 +119,7 @@ def _run(schedule: Schedule, home: Path, long: bool, result: Result) -> None:
         if not settled:
             result.trouble = f"not settled: {standing}"
         found = read_dump(lab.settings)
+        found.resends = read_resends(sorted((home / "logs").glob("delivery-*.log")))
         result.changelog = found.changelog
         mailed = Counter(lab.mailed_at.keys()) + Counter(ident for ident, _ in lab.mail_doubles)
         rows = {table: [row[0] for row in lab.clickhouse.rows(query)] for table, query in ROWS.items()}

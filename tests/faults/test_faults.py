@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +11,12 @@ import yaml
 from agents import failpoints
 from agents.delivery_state import FORMAT, Entry
 from schemas.events import Record
-from tests.faults.judge import Dump, Verdict, in_window, judge, read_replay
+from tests.faults.judge import Dump, Verdict, judge, read_replay
 from tests.faults.kinds import KINDS
 from tests.faults.load import PROBE, SEND
 from tests.faults.plan import BLOCK, schedule_of
 from tests.faults.report import quantile
+from tests.faults.window import Resend, Step, in_window, read_resends
 
 START_MS = 1_790_000_000_000
 CAMPAIGN = {"campaign": PROBE, "pattern": "app.opened as a", "send": SEND}
@@ -99,24 +101,58 @@ def test_what_is_wrong_is_seen(run: Any, harm: Callable[..., Any], check: str) -
     assert check in verdict_of(run).wrong
 
 
-def steps(*words: str) -> list[Entry]:
-    return [Entry(FORMAT, word, number, 0, 0, 0) for number, word in enumerate(words)]
+def steps(*words: str) -> list[Step]:
+    """Records at offsets 10, 11, ..., appended at 1_000, 2_000, ...; each `sending` begins the next attempt."""
+    found, attempt = [], 0
+    for number, word in enumerate(words):
+        attempt += word == "sending"
+        found.append(Step(Entry(FORMAT, word, attempt, 0, 0, 0), 10 + number, 1_000 * (number + 1)))
+    return found
+
+
+THAWED = ("sending", "sent", "sending", "sent")
 
 
 @pytest.mark.parametrize(
-    ("told", "times", "inside"),
+    ("told", "times", "resends", "inside"),
     [
-        (("sending", "sending", "sent"), 2, True),  # a crash between the provider's taking it and the result
-        (("sending", "deferred", "sending", "sent"), 2, True),  # the reply was lost
-        (("sending", "sent"), 2, False),  # nobody began a second attempt
-        (("sending", "sent", "sending", "sent"), 2, False),  # it was on record as sent
-        (("sending", "sending", "sent"), 3, False),
+        # a crash between the provider's taking it and the result; the reply was lost
+        (("sending", "sending", "sent"), 2, [], True),
+        (("sending", "deferred", "sending", "sent"), 2, [], True),
+        # frozen between the two, and on record only after the successor had read: it thawed late
+        (THAWED, 2, [Resend(1, 11, 1_500)], True),
+        (("sending", "sending", "sent", "deferred", "sending", "sent"), 3, [Resend(1, 11, 1_500)], True),
+        # nobody began a second attempt, or a third
+        (("sending", "sent"), 2, [], False),
+        (("sending", "sending", "sent"), 3, [], False),
+        # it was on record as sent: nobody says why it was sent again
+        (THAWED, 2, [], False),
+        # the successor had read past the result
+        (THAWED, 2, [Resend(1, 12, 1_500)], False),
+        # the result was there before the successor began to read: it read badly
+        (THAWED, 2, [Resend(1, 11, 2_500)], False),
+        # it missed a result of another attempt than the one it found unfinished
+        (THAWED, 2, [Resend(2, 11, 1_500)], False),
     ],
 )
-def test_a_mail_twice_is_in_the_window_only_if_its_record_says_so(
-    told: tuple[str, ...], times: int, inside: bool
+def test_a_mail_twice_is_in_the_window_only_if_the_records_and_the_successor_say_so(
+    told: tuple[str, ...], times: int, resends: list[Resend], inside: bool
 ) -> None:
-    assert in_window(steps(*told), times) is inside
+    assert in_window(steps(*told), times, resends) is inside
+
+
+def test_what_a_successor_had_read_is_in_its_log(tmp_path: Path) -> None:
+    ready = {"event": "delivery.partition-ready", "lane": "trigger", "partition": 2, "read_to": 11, "took_ms": 400}
+    lines = [
+        "tidings worker delivery: not JSON",
+        json.dumps({"event": "delivery.uncertain", "command_id": "x", "partition": 2, "attempt": 1}),  # of before
+        json.dumps({**ready, "lane": "bulk", "time": "2026-11-22T03:17:09.000000Z"}),
+        json.dumps({**ready, "time": "2026-11-22T03:17:04.560891Z"}),
+        json.dumps({"event": "delivery.uncertain", "command_id": "c", "partition": 2, "attempt": 1}),
+        '{"event": "delivery.unce',
+    ]
+    (tmp_path / "delivery-0.log").write_text("\n".join(lines))
+    assert read_resends([tmp_path / "delivery-0.log"]) == {"c": [Resend(1, 11, 1_795_317_424_160)]}
 
 
 def test_quantile_is_the_nearest_rank() -> None:

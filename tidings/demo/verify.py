@@ -129,8 +129,10 @@ def dump(consumer: Consumer, topic: str) -> Iterator[Message]:
             partition, offset = message.partition() or 0, message.offset() or 0
             if offset < ends.get(partition, 0):
                 yield message
-            if offset + 1 >= ends.get(partition, offset + 2):
-                del ends[partition]
+        # The position also passes what is no message: the marks of transactions, and what they took back.
+        for place in consumer.position([TopicPartition(topic, partition) for partition in ends]):
+            if place.offset >= ends[place.partition]:
+                del ends[place.partition]
     consumer.unassign()
 
 
