@@ -9,11 +9,14 @@ import msgspec
 
 from schemas.errors import OperatorError
 from sinks.channels.apns import Apns, ApnsSettings
-from sinks.channels.base import HttpAdapter, Transport
+from sinks.channels.base import Adapter, HttpAdapter, Transport
 from sinks.channels.fcm import Fcm, FcmSettings, ServiceAccount
 from sinks.channels.form import HEADER_NAMES, NAMES, Form, FormSettings, places
 from sinks.channels.http import Http1Client, Http2Client, HttpClient, HttpTransport
 from sinks.channels.receipts import DELIVERY, ENGAGEMENT, Teller
+from sinks.channels.smpp import Smpp, SmppSettings
+from sinks.channels.smpp_session import SmscAddress
+from sinks.channels.smpp_transport import SmppTransport
 from sinks.channels.telegram import Telegram, TelegramSettings
 from sinks.channels.tokens import GoogleTokens, apns_tokens, vapid_tokens
 from sinks.channels.twilio import Twilio, TwilioSettings
@@ -50,7 +53,7 @@ class SmtpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     password: str = ""
 
 
-Opened = tuple[HttpAdapter, Transport]
+Opened = tuple[Adapter, Transport]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,17 @@ def _form(spec: ProviderSpec) -> Opened:
     return _http(spec, Form(settings))
 
 
+def _smpp(spec: ProviderSpec) -> Opened:
+    settings, bounds = _as(spec, SmppSettings), spec.bounds
+    SmscAddress.parse(settings.url)
+    if not 5 <= settings.enquire_s <= 600:
+        raise OperatorError(f"enquire_s: from 5 to 600 seconds (got {settings.enquire_s}); set such a number")
+    transport = SmppTransport(
+        spec.name, settings, window=bounds.connections, per_second=bounds.per_second, timeout_s=bounds.timeout_s
+    )
+    return Smpp(settings), transport
+
+
 def _webhook(spec: ProviderSpec) -> Opened:
     settings = _as(spec, WebhookSettings)
     return _http(spec, Webhook(settings), signing(settings.secret, wall_clock_ms))
@@ -144,6 +158,7 @@ def _smtp(spec: ProviderSpec) -> Opened:
 KINDS: Mapping[str, Kind] = {
     "smtp": Kind(SmtpSettings, _smtp, frozenset({"password"}), "e-mail by SMTP"),
     "twilio": Kind(TwilioSettings, _twilio, frozenset({"auth_token"}), "SMS by Twilio"),
+    "smpp": Kind(SmppSettings, _smpp, frozenset({"password"}), "SMS by SMPP 3.4 or 5.0"),
     "http": Kind(FormSettings, _form, frozenset({"password", "token"}), "any provider that takes fields over HTTP"),
     "telegram": Kind(TelegramSettings, _telegram, frozenset({"token"}), "Telegram Bot API"),
     "fcm": Kind(FcmSettings, _fcm, frozenset({"service_account"}), "push to Android and others by FCM"),

@@ -11,6 +11,10 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from schemas.events import Event
+from schemas.references import Reference, told_event
+from sinks.outcome import redact
+
 # On the axis of delivery, what says more than that the provider took the message.
 DELIVERY = frozenset({"delivered", "undelivered", "bounced", "rejected", "expired", "failed", "cancelled", "unknown"})
 ENGAGEMENT = frozenset({"opened", "clicked", "read", "replied", "answered", "unsubscribed", "complained"})
@@ -64,3 +68,11 @@ class Teller(Protocol):
         Raises:
             Unsigned: it does not carry the signature it should.
         """
+
+
+def receipt_event(reference: Reference, told: Told, provider: str, at_ms: int) -> Event:
+    """Make the event of a receipt whose status is of interest."""
+    more = {"provider_message_id": told.provider_message_id[:128]}
+    if told.axis == "delivery":
+        more |= {"code": told.code[:32], "detail": redact(told.detail), "reason": "told_by_provider"}
+    return told_event(reference, told.axis, told.status, provider, at_ms, more)

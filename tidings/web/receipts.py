@@ -18,12 +18,11 @@ from agents.send_one import Metrics
 from agents.topics import EVENTS
 from schemas.codec import encode_event
 from schemas.events import Event
-from schemas.references import read_reference, told_event
+from schemas.references import read_reference
 from schemas.tokens import TokenError
 from sinks.channels.config import ProvidersConfig
 from sinks.channels.kinds import ProviderSpec, teller_of
-from sinks.channels.receipts import HookCall, Teller, Unsigned
-from sinks.outcome import redact
+from sinks.channels.receipts import HookCall, Teller, Unsigned, receipt_event
 from tidings.config import Settings
 from tidings.web.routes import RECEIPTS, RETRY_AFTER_S
 
@@ -88,11 +87,7 @@ class Receipts:
             return 403
         if not told.axis:
             return 204
-        more = {"provider_message_id": told.provider_message_id[:128]}
-        if told.axis == "delivery":
-            more |= {"code": told.code[:32], "detail": redact(told.detail), "reason": "told_by_provider"}
-        event = told_event(reference, told.axis, told.status, provider, time.time_ns() // 1_000_000, more)
-        return await self._write(event)
+        return await self._write(receipt_event(reference, told, provider, time.time_ns() // 1_000_000))
 
     async def _write(self, event: Event) -> int:
         try:

@@ -63,6 +63,7 @@ def spec(kind: str, vendors: Vendors | None = None, **changes: Any) -> ProviderS
             "insecure": True,
         },
         "webhook": {"url": f"{url}/hook", "secret": WEBHOOK_SECRET, "profile": ["city"]},
+        "smpp": {"url": "smpp://127.0.0.1:9", "system_id": "shop", "password": "smpp-secret", "sender": "Shop"},
         "http": {
             "url": f"{url}/form",
             "fields": {"to": "{to_digits}", "msg": "{text}", "ref": "{id}", "dlr": "{callback}", "b": ["{button}"]},

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl
 
 import http_ece
@@ -30,7 +30,7 @@ ADDRESSES = {
 def adapter(kind: str, **changes: Any) -> HttpAdapter:
     if kind == "fcm":
         return Fcm(spec("fcm", **changes).settings, "shop-1")  # type: ignore[arg-type]
-    return open_provider(spec(kind, **changes))[0]
+    return cast(HttpAdapter, open_provider(spec(kind, **changes))[0])
 
 
 def spelled(request: HttpRequest) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from sinks.channels.base import HttpAdapter, HttpRequest, Transport
+from sinks.channels.base import Adapter, HttpRequest, Transport
 from sinks.channels.http import Http1Client, HttpTransport
 from sinks.channels.kinds import open_provider
 from sinks.outcome import Outcome, ProviderDown
@@ -23,7 +23,7 @@ async def vendors() -> AsyncIterator[Vendors]:
     await running.stop()
 
 
-async def hand_over(opened: tuple[HttpAdapter, Transport], **changes: Any) -> Outcome:
+async def hand_over(opened: tuple[Adapter, Transport], **changes: Any) -> Outcome:
     adapter, transport = opened
     async with transport.link() as link:
         return await link.send(adapter.request(dispatch(**changes)))
