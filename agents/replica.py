@@ -2,7 +2,7 @@
 
 The records of a key are folded in the order of the log, so all workers come to the same value; who wants to know
 whether a record of his counts reads it back. Values and the place to read on from are written together. The store is
-rebuilt from the topic when it is lost; what is older than the topic keeps is dropped here too.
+rebuilt from the topic when it is lost; what is older than the topic keeps is dropped here too, if its fold says so.
 """
 
 import asyncio
@@ -26,7 +26,8 @@ PURGED_AT_ONCE = 100_000
 
 log = structlog.get_logger("agents.replica")
 
-# Current value, record's value, record's time: the next value; None: none.
+# Current value, record's value, record's time: the next value; None: none. An empty record asks what is left by now
+# of a value whose first record is older than the topic keeps.
 Fold = Callable[[bytes | None, bytes, int], bytes | None]
 
 
@@ -38,7 +39,7 @@ class Replica:
         kafka: librdkafka settings.
         topic: must exist.
         fold: how records of one key become its value.
-        kept_ms: how long a key lives after its first record; as the topic's retention.
+        kept_ms: as the topic's retention.
         clock_ms: the wall clock.
     """
 
@@ -53,6 +54,7 @@ class Replica:
         self._kept_ms = kept_ms
         self._clock_ms = clock_ms
         self._moved = asyncio.Event()
+        self._watchers: dict[bytes, set[asyncio.Event]] = {}
         self._loop = asyncio.get_running_loop()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read_forever, name=f"replica-{topic}", daemon=True)
@@ -89,6 +91,19 @@ class Replica:
     async def moved(self) -> None:
         """Wait until something is folded in."""
         await self._moved.wait()
+
+    @contextlib.contextmanager
+    def watching(self, key: bytes) -> Iterator[asyncio.Event]:
+        """Give an event that is set whenever the value of a key changes; who waits clears it."""
+        event = asyncio.Event()
+        watchers = self._watchers.setdefault(key, set())
+        watchers.add(event)
+        try:
+            yield event
+        finally:
+            watchers.discard(event)
+            if not watchers:
+                self._watchers.pop(key, None)
 
     async def until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until a condition on the store holds; False: it did not in time."""
@@ -180,7 +195,7 @@ class Replica:
                 now = self._clock_ms()
                 if now - last >= PURGE_S * 1000:
                     last = now
-                    self._purge(now - self._kept_ms)
+                    self._purge(now)
         finally:
             self._consumer.close()
 
@@ -207,22 +222,30 @@ class Replica:
                 del self._ends[number]
         if values:
             self._db.write(batch)
-            self._tell(self._wake)
+            self._tell(self._wake, list(values))
 
-    def _purge(self, before_ms: int) -> None:
+    def _purge(self, now_ms: int) -> None:
         batch = WriteBatch(raw_mode=True)
-        end = b"x" + struct.pack(">Q", max(0, before_ms))
+        end = b"x" + struct.pack(">Q", max(0, now_ms - self._kept_ms))
         for count, mark in enumerate(self._db.keys(from_key=b"x")):
             if mark >= end or count >= PURGED_AT_ONCE:
                 break
             batch.delete(mark)
-            batch.delete(b"v" + mark[9:])
+            left = self._fold(self.get(mark[9:]), b"", now_ms)
+            if left is None:
+                batch.delete(b"v" + mark[9:])
+            else:
+                batch.put(b"v" + mark[9:], left)
+                batch.put(b"x" + struct.pack(">Q", now_ms) + mark[9:], b"")
         self._db.write(batch)
 
-    def _wake(self) -> None:
+    def _wake(self, keys: list[bytes]) -> None:
         before, self._moved = self._moved, asyncio.Event()
         before.set()
+        for key in keys if self._watchers else ():
+            for event in self._watchers.get(key, ()):
+                event.set()
 
-    def _tell(self, what: Callable[[], object]) -> None:
+    def _tell(self, what: Callable[..., object], *given: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(what)
+            self._loop.call_soon_threadsafe(what, *given)

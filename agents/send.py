@@ -8,7 +8,7 @@ topic, a consumer, bounds and connections of its own. Consent is not looked at h
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,26 +89,12 @@ async def run_delivery(
     )  # fmt: skip
     counting = metrics or NoMetrics()
     config()  # a fault in it shows before anything else starts
-    async with _kept(desks, state_dir, kafka, counting) as kept:
+    async with contextlib.nullcontext(desks) if desks else Desks.beside(state_dir, kafka, counting) as kept:
         parts = Parts(server, message, config, backoff or Backoff(), limits or Limits(), counting, kept)
         await _run_lanes(
             [Delivery(_member(kafka, lane), ALL_LANES[lane], parts, _beside(state_dir, lane)) for lane in lanes],
             stop, ready or asyncio.Event(),
         )  # fmt: skip
-
-
-@contextlib.asynccontextmanager
-async def _kept(
-    given: Desks | None, state_dir: Path, kafka: Mapping[str, Any], metrics: Metrics
-) -> AsyncIterator[Desks]:
-    if given is not None:
-        yield given
-        return
-    own = Desks.beside(state_dir, kafka, metrics)
-    try:
-        yield own
-    finally:
-        await own.close()
 
 
 def _beside(state_dir: Path, lane: str) -> Path:

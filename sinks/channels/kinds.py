@@ -13,6 +13,7 @@ from sinks.channels.base import Adapter, HttpAdapter, Transport
 from sinks.channels.fcm import Fcm, FcmSettings, ServiceAccount
 from sinks.channels.form import HEADER_NAMES, NAMES, Form, FormSettings, places
 from sinks.channels.http import Http1Client, Http2Client, HttpClient, HttpTransport
+from sinks.channels.inbox import Inbox, InboxSettings, KeepingTransport
 from sinks.channels.receipts import DELIVERY, ENGAGEMENT, Teller
 from sinks.channels.smpp import Smpp, SmppSettings
 from sinks.channels.smpp_session import SmscAddress
@@ -116,6 +117,13 @@ def _smpp(spec: ProviderSpec) -> Opened:
     return Smpp(settings), transport
 
 
+def _inbox(spec: ProviderSpec) -> Opened:
+    settings = _as(spec, InboxSettings)
+    if not 1 <= settings.days <= 30:
+        raise OperatorError(f"days: from 1 to 30, as long as the topic keeps them (got {settings.days}); set such")
+    return Inbox(settings), KeepingTransport(spec.name, spec.bounds.connections, spec.bounds.per_second)
+
+
 def _webhook(spec: ProviderSpec) -> Opened:
     settings = _as(spec, WebhookSettings)
     return _http(spec, Webhook(settings), signing(settings.secret, wall_clock_ms))
@@ -164,6 +172,7 @@ KINDS: Mapping[str, Kind] = {
     "fcm": Kind(FcmSettings, _fcm, frozenset({"service_account"}), "push to Android and others by FCM"),
     "apns": Kind(ApnsSettings, _apns, frozenset({"key"}), "push to Apple's devices"),
     "webpush": Kind(WebPushSettings, _webpush, frozenset({"private_key"}), "push to browsers"),
+    "inbox": Kind(InboxSettings, _inbox, meaning="messages in an inbox of the shop's site or app"),
     "webhook": Kind(WebhookSettings, _webhook, frozenset({"secret"}), "a signed call to a system of yours"),
 }
 

@@ -14,6 +14,7 @@ def test_names_on_kafka_never_change():
         "tidings-delivery-sent-transactional",
         "tidings-delivery-sent-bulk",
         "tidings-delivery-sms-ids",
+        "tidings-inbox",
         "tidings-engine-members-changelog",
     ]
 

@@ -213,6 +213,8 @@ DELIVERY_HELP: Mapping[str, str] = {  # by the name under which delivery counts
     "receipts_told": "What providers told, by type of the event.",
     "tracking_requests": "Clicks and opens by kind and status.",
     "tracking_lost": "Clicks and opens that could not be written.",
+    "inbox_requests": "Requests to inboxes by kind and status.",
+    "inbox_streams": "Streams of inboxes that are open.",
     "delivery_under_way": "Commands between reading and the end.",
     "delivery_parked": "Commands put aside because their provider has its share of the lane in hand.",
     "delivery_provider_up": "0 while the provider does not answer.",

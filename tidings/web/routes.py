@@ -24,7 +24,10 @@ UNSUBSCRIBE = "/u/{token}"  # open as well: RFC 8058 wants no login, the address
 RECEIPTS = "/r/{provider}/{token}"  # likewise: a provider has no token but the one in its address
 LINK, PIXEL = "/c/{token}", "/o/{token}"  # likewise: tracked links and the pixel of a mail
 CHOICES = UNSUBSCRIBE + "/choices"  # the preference centre, by the same key
-KEYED = frozenset({UNSUBSCRIBE, CHOICES, RECEIPTS, LINK, PIXEL})
+INBOX_LIST = "/inbox/{token}"  # likewise: a pass for one member
+INBOX_STREAM, INBOX_ITEM = INBOX_LIST + "/events", INBOX_LIST + "/{id}/{what}"
+INBOX_PASS = "/inbox-pass/{member}"  # noqa: S105 - where the shop's server gets such a pass, with the workers' token
+KEYED = frozenset({UNSUBSCRIBE, CHOICES, RECEIPTS, LINK, PIXEL, INBOX_LIST, INBOX_STREAM, INBOX_ITEM})
 RETRY_AFTER_S = "1"
 STOP_S = 2.0
 
