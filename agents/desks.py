@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agents.calls_desk import CallsDesk
 from agents.inbox_desk import InboxDesk
 from agents.send_one import Metrics
 from agents.sms_desk import SmsReceipts
@@ -21,6 +22,7 @@ class Desks:
 
     sms: SmsReceipts
     inbox: InboxDesk
+    calls: CallsDesk
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -36,11 +38,12 @@ class Desks:
         made = cls(
             SmsReceipts(kafka, beside("sms-ids"), clock_ms, metrics),
             InboxDesk(kafka, beside("inbox"), clock_ms),
+            CallsDesk(kafka, beside("calls"), clock_ms),
         )
         try:
             yield made
         finally:
-            for desk in (made.sms, made.inbox):
+            for desk in (made.sms, made.inbox, made.calls):
                 await desk.close()
 
     def attach(self, transport: Transport) -> None:
@@ -49,5 +52,6 @@ class Desks:
             self.sms.begin()
             transport.attach(self.sms)
         elif isinstance(transport, KeepingTransport):
-            self.inbox.begin()
-            transport.attach(self.inbox.keep)
+            desk = self.inbox if transport.desk == "inbox" else self.calls
+            desk.begin()
+            transport.attach(desk.keep)

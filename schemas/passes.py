@@ -21,6 +21,7 @@ class Pass(msgspec.Struct, frozen=True, array_like=True):
     until_ms: int
 
 
+CALLS = Signing(Pass, "calls", b"tidings calls v1\0", MAX_TOKEN)
 INBOX = Signing(Pass, "inbox", b"tidings inbox v1\0", MAX_TOKEN)
 
 

@@ -25,7 +25,7 @@ from sinks.channels.kinds import KINDS, ProviderSpec, check_spec, read_spec
 from tidings.config import PREFIX, environment_value
 
 CHANNELS = ("email", "sms", "viber", "whatsapp", "push", "in_app", "webhook", "call", "bot", "pos")
-ONLY = {"inbox": "in_app"}  # kinds that serve one channel
+ONLY = {"inbox": "in_app", "calls": "call"}  # kinds that serve one channel
 FILE_BYTES_MAX = 262_144
 
 log = structlog.get_logger("tidings.providers")

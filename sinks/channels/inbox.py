@@ -50,10 +50,11 @@ class Inbox:
 
 
 class KeepingTransport(Bounded):
-    """Hands records to what keeps them: a topic of ours."""
+    """Hands records to what keeps them: a topic of ours; `desk`: which."""
 
-    def __init__(self, name: str, connections: int, per_second: float) -> None:
+    def __init__(self, name: str, desk: str, connections: int, per_second: float) -> None:
         super().__init__(name, connections, per_second)
+        self.desk = desk
         self._keep: Keep | None = None
 
     def attach(self, keep: Keep) -> None:

@@ -10,6 +10,7 @@ import msgspec
 from schemas.errors import OperatorError
 from sinks.channels.apns import Apns, ApnsSettings
 from sinks.channels.base import Adapter, HttpAdapter, Transport
+from sinks.channels.callcentre import Calls, CallsSettings
 from sinks.channels.fcm import Fcm, FcmSettings, ServiceAccount
 from sinks.channels.form import HEADER_NAMES, NAMES, Form, FormSettings, places
 from sinks.channels.http import Http1Client, Http2Client, HttpClient, HttpTransport
@@ -121,7 +122,14 @@ def _inbox(spec: ProviderSpec) -> Opened:
     settings = _as(spec, InboxSettings)
     if not 1 <= settings.days <= 30:
         raise OperatorError(f"days: from 1 to 30, as long as the topic keeps them (got {settings.days}); set such")
-    return Inbox(settings), KeepingTransport(spec.name, spec.bounds.connections, spec.bounds.per_second)
+    return Inbox(settings), KeepingTransport(spec.name, "inbox", spec.bounds.connections, spec.bounds.per_second)
+
+
+def _calls(spec: ProviderSpec) -> Opened:
+    settings = _as(spec, CallsSettings)
+    if not 1 <= settings.tries <= 100 or not 1 <= settings.again_minutes <= 10_080:
+        raise OperatorError("tries: from 1 to 100, again_minutes: from 1 to 10080, a week; set such numbers")
+    return Calls(settings), KeepingTransport(spec.name, "calls", spec.bounds.connections, spec.bounds.per_second)
 
 
 def _webhook(spec: ProviderSpec) -> Opened:
@@ -173,6 +181,7 @@ KINDS: Mapping[str, Kind] = {
     "apns": Kind(ApnsSettings, _apns, frozenset({"key"}), "push to Apple's devices"),
     "webpush": Kind(WebPushSettings, _webpush, frozenset({"private_key"}), "push to browsers"),
     "inbox": Kind(InboxSettings, _inbox, meaning="messages in an inbox of the shop's site or app"),
+    "calls": Kind(CallsSettings, _calls, meaning="calls by people: a queue that operators work on"),
     "webhook": Kind(WebhookSettings, _webhook, frozenset({"secret"}), "a signed call to a system of yours"),
 }
 

@@ -27,7 +27,12 @@ CHOICES = UNSUBSCRIBE + "/choices"  # the preference centre, by the same key
 INBOX_LIST = "/inbox/{token}"  # likewise: a pass for one member
 INBOX_STREAM, INBOX_ITEM = INBOX_LIST + "/events", INBOX_LIST + "/{id}/{what}"
 INBOX_PASS = "/inbox-pass/{member}"  # noqa: S105 - where the shop's server gets such a pass, with the workers' token
-KEYED = frozenset({UNSUBSCRIBE, CHOICES, RECEIPTS, LINK, PIXEL, INBOX_LIST, INBOX_STREAM, INBOX_ITEM})
+CALL_LIST, CALL_CLAIM, CALL_OUTCOME = "/calls", "/calls/claim", "/calls/{id}/outcome"  # held to an operator's seat
+CALL_SEAT = "/call-seat/{operator}"
+KEYED = frozenset(
+    {UNSUBSCRIBE, CHOICES, RECEIPTS, LINK, PIXEL, INBOX_LIST, INBOX_STREAM, INBOX_ITEM, CALL_LIST, CALL_CLAIM,
+     CALL_OUTCOME}
+)  # fmt: skip
 RETRY_AFTER_S = "1"
 STOP_S = 2.0
 
