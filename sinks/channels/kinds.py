@@ -15,7 +15,7 @@ from sinks.channels.fcm import Fcm, FcmSettings, ServiceAccount
 from sinks.channels.form import HEADER_NAMES, NAMES, Form, FormSettings, places
 from sinks.channels.http import Http1Client, Http2Client, HttpClient, HttpTransport
 from sinks.channels.inbox import Inbox, InboxSettings, KeepingTransport
-from sinks.channels.receipts import DELIVERY, ENGAGEMENT, Teller
+from sinks.channels.receipts import DELIVERY, ENGAGEMENT, Gatherer, Teller
 from sinks.channels.smpp import Smpp, SmppSettings
 from sinks.channels.smpp_session import SmscAddress
 from sinks.channels.smpp_transport import SmppTransport
@@ -24,6 +24,7 @@ from sinks.channels.tokens import GoogleTokens, apns_tokens, vapid_tokens
 from sinks.channels.twilio import Twilio, TwilioSettings
 from sinks.channels.webhook import Webhook, WebhookSettings, signing
 from sinks.channels.webpush import WebPush, WebPushSettings
+from sinks.channels.whatsapp import Whatsapp, WhatsappSettings
 from sinks.email import SmtpServer
 
 
@@ -107,6 +108,17 @@ def _form(spec: ProviderSpec) -> Opened:
     return _http(spec, Form(settings))
 
 
+def _whatsapp(spec: ProviderSpec) -> Opened:
+    settings = _as(spec, WhatsappSettings)
+    for name, template in settings.templates.items():
+        if template.names and len(template.names) != template.parameters:
+            raise OperatorError(
+                f"templates.{name}: must have as many names as parameters (got {len(template.names)} and"
+                f" {template.parameters}); write all of them, or none"
+            )
+    return _http(spec, Whatsapp(settings))
+
+
 def _smpp(spec: ProviderSpec) -> Opened:
     settings, bounds = _as(spec, SmppSettings), spec.bounds
     SmscAddress.parse(settings.url)
@@ -175,6 +187,9 @@ KINDS: Mapping[str, Kind] = {
     "smtp": Kind(SmtpSettings, _smtp, frozenset({"password"}), "e-mail by SMTP"),
     "twilio": Kind(TwilioSettings, _twilio, frozenset({"auth_token"}), "SMS by Twilio"),
     "smpp": Kind(SmppSettings, _smpp, frozenset({"password"}), "SMS by SMPP 3.4 or 5.0"),
+    "whatsapp": Kind(
+        WhatsappSettings, _whatsapp, frozenset({"token", "app_secret", "verify_token"}), "WhatsApp by Meta's Cloud API"
+    ),
     "http": Kind(FormSettings, _form, frozenset({"password", "token"}), "any provider that takes fields over HTTP"),
     "telegram": Kind(TelegramSettings, _telegram, frozenset({"token"}), "Telegram Bot API"),
     "fcm": Kind(FcmSettings, _fcm, frozenset({"service_account"}), "push to Android and others by FCM"),
@@ -220,9 +235,14 @@ def check_spec(spec: ProviderSpec) -> None:
 
 
 def teller_of(spec: ProviderSpec) -> Teller | None:
-    """Return what reads the receipts of a provider; None when it tells none."""
+    """Return what reads the receipts of a provider that tells of each message at an address of its own, or None."""
     adapter = None if isinstance(spec.settings, SmtpSettings) else KINDS[spec.kind].open(spec)[0]
     return adapter if isinstance(adapter, Twilio | Form | Webhook) else None
+
+
+def gatherer_of(spec: ProviderSpec) -> Gatherer | None:
+    """Return what reads the receipts of a provider that tells of all messages at one address, or None."""
+    return Whatsapp(spec.settings) if isinstance(spec.settings, WhatsappSettings) else None
 
 
 def open_provider(spec: ProviderSpec) -> Opened:

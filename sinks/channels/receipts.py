@@ -4,7 +4,7 @@ Receipts come late, twice and out of order. Each is an event of its own, named b
 repeat is none. What we know already (that the provider took the message) is not told again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
@@ -67,6 +67,24 @@ class Teller(Protocol):
 
         Raises:
             Unsigned: it does not carry the signature it should.
+        """
+
+
+class Gatherer(Protocol):
+    """An adapter whose provider tells of all messages at one address; each receipt gives our token back."""
+
+    def gathered(self, call: HookCall) -> Iterator[tuple[str, Told]]:
+        """Read a call: tokens and what is told of their messages.
+
+        Raises:
+            Unsigned: it does not carry the signature it should.
+        """
+
+    def challenge(self, call: HookCall) -> str:
+        """Answer the provider's question, by GET, whether the address is ours.
+
+        Raises:
+            Unsigned: it is not the provider who asks.
         """
 
 

@@ -29,7 +29,7 @@ async def hand_over(opened: tuple[Adapter, Transport], **changes: Any) -> Outcom
         return await link.send(adapter.request(dispatch(**changes)))
 
 
-@pytest.mark.parametrize("kind", ["twilio", "telegram", "fcm", "webpush", "webhook", "http"])
+@pytest.mark.parametrize("kind", ["twilio", "telegram", "fcm", "webpush", "webhook", "http", "whatsapp"])
 async def test_a_message_is_taken_by_a_server_that_checks_it(vendors: Vendors, kind: str) -> None:
     opened = open_provider(spec(kind, vendors))
     address = {"telegram": "42", "fcm": FCM_TOKEN, "webpush": vendors.subscription()}.get(kind, "+4915112345678")
