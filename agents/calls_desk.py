@@ -40,6 +40,7 @@ class CallsDesk(Desk):
 
     def __init__(self, kafka: Mapping[str, Any], path: Path, clock_ms: Callable[[], int]) -> None:
         super().__init__(kafka, path, CALLS, fold_call, CALLS_KEPT_MS, clock_ms)
+        self._open: set[bytes] | None = None  # keys of tasks that have not ended; None: to be looked up
         self._asked: set[str] = set()  # tasks that somebody asks for here at the moment
         self._expiring = False
 
@@ -50,6 +51,14 @@ class CallsDesk(Desk):
             self._expiring = True
             self.start(self._expire_forever())
 
+    def changed(self, keys: list[bytes]) -> None:
+        """See `Desk`: open tasks are known without a look at those that ended, of which there are many more."""
+        if self._open is None or self._replica is None:
+            return
+        for key in keys:
+            value = self._replica.get(key)
+            (self._open.add if value is not None and is_open(value) else self._open.discard)(key)
+
     async def keep(self, provider: str, task: CallTask) -> None:
         """Queue a task."""
         await self._write(task.message.command_id, msgspec.structs.replace(task, provider=provider))
@@ -59,8 +68,9 @@ class CallsDesk(Desk):
         replica = self.replica
         if replica is None:
             return []
-        values = await asyncio.to_thread(lambda: [value for _, value in replica.scan(b"") if is_open(value)])
-        states = [state for value in values if (state := read_call(value)) is not None]
+        if self._open is None:
+            self._open = {key for key, value in replica.scan(b"") if is_open(value)}
+        states = [state for key in self._open if (state := read_call(replica.get(key))) is not None]
         return sorted(states, key=lambda one: (one.due_ms, one.task.message.command_id))
 
     async def claim(self, actor: str, span_ms: int) -> CallState | None:

@@ -59,6 +59,9 @@ class Desk:
         replica = self._replica
         return replica if replica is not None and replica.ready.is_set() else None
 
+    def changed(self, keys: list[bytes]) -> None:
+        """Learn which values changed; called in the loop."""
+
     def begin(self) -> None:
         """Open, unless it is open already. Call inside a running loop."""
         if self._outbox is None and not self._closing.is_set():
@@ -107,13 +110,24 @@ class Desk:
         if (task := asyncio.current_task()) is not None:
             task.set_name(self._topic)
         while not self._closing.is_set():
-            replica = Replica(self._path, self._kafka, self._topic, self._fold, self._kept_ms, self.clock_ms)
+            replica = Replica(
+                self._path, self._kafka, self._topic, self._fold, self._kept_ms, self.clock_ms, self.changed
+            )
             try:
                 async with replica.open():
                     self._replica = replica
-                    await self._closing.wait()
+                    await self._first(self._closing, replica.ended)
             except OperatorError as error:
                 log.error("desk.not-open", topic=self._topic, error=str(error))
-                await asyncio.wait({asyncio.create_task(self._closing.wait())}, timeout=AGAIN_S)
             finally:
                 self._replica = None
+            await self._first(self._closing, timeout_s=AGAIN_S)
+
+    async def _first(self, *events: asyncio.Event, timeout_s: float | None = None) -> None:
+        """Wait until one of some events is set."""
+        waits = {asyncio.create_task(event.wait()) for event in events}
+        try:
+            await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()

@@ -86,11 +86,15 @@ class Providers:
         channels = config.channels(self._lane)
         known: dict[str, tuple[ProviderSpec, Provider]] = {}
         for spec in (spec for specs in channels.values() for spec in specs):
-            before = self._known.get(spec.name)
-            known[spec.name] = before if before is not None and before[0] == spec else (spec, self._open(spec))
+            if spec.name not in known:  # one may carry several channels
+                before = self._known.get(spec.name)
+                known[spec.name] = before if before is not None and before[0] == spec else (spec, self._open(spec))
         routes = {channel: tuple(known[spec.name][1] for spec in specs) for channel, specs in channels.items()}
+        fresh = [one for _, one in known.values() if one not in [kept for _, kept in self._known.values()]]
         gone = [one for _, one in self._known.values() if one not in [kept for _, kept in known.values()]]
         self._known, self._routes, self._applied = known, {EMAIL: (self._mail,)} | routes, config
+        for provider in fresh:  # only now: a fault above leaves nothing that runs
+            self._attach(provider.transport)
         for provider in gone:
             provider.retired = True
             provider.transport.retire()
@@ -148,7 +152,6 @@ class Providers:
             server = SmtpServer.parse(settings.url, settings.username, settings.password, helo=helo)
             return _mail_provider(spec.name, server, spec.bounds.connections, self._message)
         adapter, transport = open_provider(spec)
-        self._attach(transport)
         return Provider(spec.name, transport, adapter.accepts, _preparing(spec.name, adapter, self._message))
 
     def _close_later(self, provider: Provider) -> None:

@@ -41,12 +41,21 @@ class Replica:
         fold: how records of one key become its value.
         kept_ms: as the topic's retention.
         clock_ms: the wall clock.
+        changed: called in the loop with the keys whose values changed.
     """
 
     def __init__(
-        self, path: Path, kafka: Mapping[str, Any], topic: str, fold: Fold, kept_ms: int, clock_ms: Callable[[], int]
+        self,
+        path: Path,
+        kafka: Mapping[str, Any],
+        topic: str,
+        fold: Fold,
+        kept_ms: int,
+        clock_ms: Callable[[], int],
+        changed: Callable[[list[bytes]], None] = lambda keys: None,
     ) -> None:
         self.ready = asyncio.Event()  # all is read that was there when it was opened
+        self.ended = asyncio.Event()  # reading failed: what is here no longer follows the topic
         self._path = path
         self._kafka = kafka
         self._topic = topic
@@ -54,6 +63,7 @@ class Replica:
         self._kept_ms = kept_ms
         self._clock_ms = clock_ms
         self._moved = asyncio.Event()
+        self._changed = changed
         self._watchers: dict[bytes, set[asyncio.Event]] = {}
         self._loop = asyncio.get_running_loop()
         self._stop = threading.Event()
@@ -196,6 +206,9 @@ class Replica:
                 if now - last >= PURGE_S * 1000:
                     last = now
                     self._purge(now)
+        except Exception as error:  # whatever it is: who opened this opens it again, from where the store stands
+            log.error("replica.failed", topic=self._topic, error=type(error).__name__)
+            self._tell(self.ended.set)
         finally:
             self._consumer.close()
 
@@ -242,6 +255,7 @@ class Replica:
     def _wake(self, keys: list[bytes]) -> None:
         before, self._moved = self._moved, asyncio.Event()
         before.set()
+        self._changed(keys)
         for key in keys if self._watchers else ():
             for event in self._watchers.get(key, ()):
                 event.set()

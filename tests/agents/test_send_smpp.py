@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agents import desk
 from agents.replica import Replica
 from agents.sms_desk import keep_latest
 from agents.topics import SMS_IDS, SMS_IDS_KEPT_MS
@@ -137,3 +138,33 @@ async def test_a_replica_drops_what_the_topic_no_longer_keeps(lab: Lab) -> None:
     async with again.open():
         await until(lambda: [key for key, _ in again.scan(b"")] == [b"new"])
         assert again.get(b"new") == b"v"
+
+
+async def test_a_provider_of_two_channels_is_opened_once_in_each_lane(lab: Lab, smsc: Smsc) -> None:
+    both = {"sms": (spec("smpp", url=smsc.url),), "viber": (spec("smpp", url=smsc.url),)}
+    known = ProvidersConfig({lane: both for lane in LANES})
+    lab.write(sms(1), sms(2, channel="viber"))
+    async with lab.running(config=lambda: known):
+        await until(lambda: lab.lag() == 0 and len(smsc.binds) >= 3)
+    assert len(smsc.taken) == 2 and len(smsc.binds) == 3 == smsc.left
+
+
+async def test_a_desk_whose_reading_fails_opens_again_and_misses_nothing(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk, "AGAIN_S", 0.05)
+    failures = [ValueError("first"), ValueError("second")]
+
+    def fold(before: bytes | None, value: bytes, at_ms: int) -> bytes | None:
+        if failures:
+            raise failures.pop()
+        return value
+
+    made = desk.Desk(lab.kafka, lab.root / "desk", SMS_IDS, fold, SMS_IDS_KEPT_MS, lambda: 1)
+    made.begin()
+    try:
+        await made.append(b"k", b"v")
+        await until(lambda: made.replica is not None and made.replica.get(b"k") == b"v")
+        assert not failures
+    finally:
+        await made.close()

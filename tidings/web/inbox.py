@@ -47,6 +47,7 @@ class InboxPages:
         self._secrets = secrets
         self._metrics = metrics
         self._streams = 0
+        self._showing: set[str] = set()  # messages that are being marked as shown
 
     def install(self, app: web.Application) -> None:
         """Add the endpoints. Call before the application starts."""
@@ -150,8 +151,16 @@ class InboxPages:
 
     def _show(self, page: Sequence[Kept]) -> None:
         for one in page:
-            if not one.shown_ms:
-                self._desk.start(self._desk.mark(one, SHOWN))
+            ident = one.item.message.command_id
+            if not one.shown_ms and ident not in self._showing:
+                self._showing.add(ident)
+                self._desk.start(self._mark_shown(one, ident))
+
+    async def _mark_shown(self, one: Kept, ident: str) -> None:
+        try:
+            await self._desk.mark(one, SHOWN)
+        finally:
+            self._showing.discard(ident)
 
     def _pass(self, request: web.Request) -> Pass | web.Response:
         if not self._desk.begun:
