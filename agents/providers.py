@@ -14,7 +14,7 @@ import structlog
 
 from agents.send_page import Message
 from schemas.commands import SendMessage
-from sinks.channels.base import Dispatch, HttpAdapter, Link, Transport
+from sinks.channels.base import Adapter, Dispatch, Link, Transport
 from sinks.channels.config import EMAIL, ProvidersConfig
 from sinks.channels.kinds import ProviderSpec, SmtpSettings, open_provider
 from sinks.email import EmailTransport, SmtpServer
@@ -25,6 +25,7 @@ DEFAULT_MAIL = "smtp"  # the provider of e-mail that the settings name
 CLOSE_POLL_S = 0.05
 
 Prepare = Callable[[SendMessage, int], Any]
+Attach = Callable[[Transport], None]
 
 
 @dataclass(eq=False, slots=True)
@@ -61,11 +62,13 @@ class Providers:
         message: renders.
         server: takes e-mail where the configuration names no other.
         connections: to that server.
+        attach: gives a transport what it needs of ours, once it is in use.
     """
 
-    def __init__(self, lane: str, message: Message, server: SmtpServer, connections: int) -> None:
+    def __init__(self, lane: str, message: Message, server: SmtpServer, connections: int, attach: Attach) -> None:
         self._lane = lane
         self._message = message
+        self._attach = attach
         self._mail = _mail_provider(DEFAULT_MAIL, server, connections, message)
         self._known: dict[str, tuple[ProviderSpec, Provider]] = {}
         self._routes: Mapping[str, tuple[Provider, ...]] = {EMAIL: (self._mail,)}
@@ -83,11 +86,15 @@ class Providers:
         channels = config.channels(self._lane)
         known: dict[str, tuple[ProviderSpec, Provider]] = {}
         for spec in (spec for specs in channels.values() for spec in specs):
-            before = self._known.get(spec.name)
-            known[spec.name] = before if before is not None and before[0] == spec else (spec, self._open(spec))
+            if spec.name not in known:  # one may carry several channels
+                before = self._known.get(spec.name)
+                known[spec.name] = before if before is not None and before[0] == spec else (spec, self._open(spec))
         routes = {channel: tuple(known[spec.name][1] for spec in specs) for channel, specs in channels.items()}
+        fresh = [one for _, one in known.values() if one not in [kept for _, kept in self._known.values()]]
         gone = [one for _, one in self._known.values() if one not in [kept for _, kept in known.values()]]
         self._known, self._routes, self._applied = known, {EMAIL: (self._mail,)} | routes, config
+        for provider in fresh:  # only now: a fault above leaves nothing that runs
+            self._attach(provider.transport)
         for provider in gone:
             provider.retired = True
             provider.transport.retire()
@@ -164,7 +171,7 @@ def _mail_provider(name: str, server: SmtpServer, connections: int, message: Mes
     return Provider(name, EmailTransport(server, connections), lambda _: True, message.mail)
 
 
-def _preparing(name: str, adapter: HttpAdapter, message: Message) -> Prepare:
+def _preparing(name: str, adapter: Adapter, message: Message) -> Prepare:
     def prepare(command: SendMessage, at_ms: int) -> Any:
         content = message.content(command, adapter.needs)
         return adapter.request(Dispatch(command, content, message.callback(command, name), at_ms))

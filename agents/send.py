@@ -7,10 +7,12 @@ topic, a consumer, bounds and connections of its own. Consent is not looked at h
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agents.desks import Desks
 from agents.lanes import ALL_LANES
 from agents.send_lane import Delivery, Limits, Parts
 from agents.send_one import Metrics, NoMetrics
@@ -45,6 +47,7 @@ async def run_delivery(
     limits: Limits | None = None,
     metrics: Metrics | None = None,
     ready: asyncio.Event | None = None,
+    desks: Desks | None = None,
 ) -> None:
     """Deliver until `stop` is set.
 
@@ -70,6 +73,7 @@ async def run_delivery(
         metrics: where to count; None: nowhere.
         stop: set it to end; calls under way get `QUIET_S` to end.
         ready: set once the first partitions are restored and read.
+        desks: what channels that end with us keep, closed by who made it; None: they are made and closed here.
 
     Raises:
         OperatorError: a setting, a topic or the state directory is not as it must be.
@@ -80,20 +84,17 @@ async def run_delivery(
     if len(unsubscribe_secret) < 16:
         raise OperatorError("unsubscribe secret: must have at least 16 bytes; set a random one and keep it")
     message = Message(
-        Templates(templates_dir),
-        sender,
-        unsubscribe_base_url,
-        unsubscribe_secret,
-        unsubscribe_mailto,
-        receipts_base_url,
-        extras or MailExtras(),
-    )
-    parts = Parts(server, message, config, backoff or Backoff(), limits or Limits(), metrics or NoMetrics())
-    config()  # a fault in it shows before anything else starts
-    await _run_lanes(
-        [Delivery(_member(kafka, lane), ALL_LANES[lane], parts, _beside(state_dir, lane)) for lane in lanes],
-        stop, ready or asyncio.Event(),
+        Templates(templates_dir), sender, unsubscribe_base_url, unsubscribe_secret, unsubscribe_mailto,
+        receipts_base_url, extras or MailExtras(),
     )  # fmt: skip
+    counting = metrics or NoMetrics()
+    config()  # a fault in it shows before anything else starts
+    async with contextlib.nullcontext(desks) if desks else Desks.beside(state_dir, kafka, counting) as kept:
+        parts = Parts(server, message, config, backoff or Backoff(), limits or Limits(), counting, kept)
+        await _run_lanes(
+            [Delivery(_member(kafka, lane), ALL_LANES[lane], parts, _beside(state_dir, lane)) for lane in lanes],
+            stop, ready or asyncio.Event(),
+        )  # fmt: skip
 
 
 def _beside(state_dir: Path, lane: str) -> Path:

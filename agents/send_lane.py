@@ -13,6 +13,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka import Message as KafkaMessage
 
 from agents.delivery_state import KEPT_MS, DeliveryState, restore
+from agents.desks import Desks
 from agents.lanes import Lane
 from agents.letters import fitting
 from agents.parking import Held, Parked, ParkedReader
@@ -55,6 +56,7 @@ class Parts:
     backoff: Backoff
     limits: Limits
     metrics: Metrics
+    desks: Desks
 
 
 @dataclass(eq=False, slots=True)
@@ -106,7 +108,9 @@ class Delivery:
             self._state = DeliveryState(self._state_dir, cluster)
             stack.callback(self._state.close)
             shared, lane = self._shared, self._lane
-            self._providers = Providers(lane.name, shared.message, shared.server, self._limits.connections)
+            self._providers = Providers(
+                lane.name, shared.message, shared.server, self._limits.connections, shared.desks.attach
+            )
             stack.push_async_callback(self._providers.close)
             self._providers.apply(shared.config())
             self._reader = CommandReader(self._kafka, lane.group, lane.commands, self._assigned, self._revoked)

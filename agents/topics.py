@@ -24,12 +24,18 @@ SENT_OF: Mapping[str, str] = {  # by lane
     TRIGGER: SENT_TOPIC,
     BULK: "tidings-delivery-sent-bulk",
 }
+SMS_IDS = "tidings-delivery-sms-ids"
+INBOX = "tidings-inbox"
+CALLS = "tidings-calls"
 DECISIONS = "decisions"
 ATTRIBUTIONS = "attributions"
 DEAD_LETTERS = "dead-letters"
 CHANGELOG = "tidings-engine-members-changelog"  # as Faust derives it: {app id}-{table}-changelog
 
 DAY_MS = 86_400_000
+SMS_IDS_KEPT_MS = 7 * DAY_MS
+INBOX_KEPT_MS = 30 * DAY_MS
+CALLS_KEPT_MS = 30 * DAY_MS
 # Kafka's own default (1 MiB + 12 bytes of batch header). Events larger than this are refused at the producer.
 MESSAGE_BYTES_MAX = 1_048_588
 # A dead letter is an original of up to MESSAGE_BYTES_MAX plus headers; a member record may also be larger than an
@@ -77,6 +83,12 @@ TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec(SENT_TOPIC, "command_id", "delivery step, msgpack", SENT_TOPIC_CONFIG),
     TopicSpec(SENT_OF[TRANSACTIONAL], "command_id", "the same, lane transactional", SENT_TOPIC_CONFIG),
     TopicSpec(SENT_OF[BULK], "command_id", "the same, lane bulk", SENT_TOPIC_CONFIG),
+    # What the ids of SMPP providers stand for, read whole by every delivery worker: a receipt names nothing else.
+    TopicSpec(SMS_IDS, "provider and its id", "message that it stands for, msgpack", _kept(7)),
+    # 30 d, as the events: it holds texts, so it keeps nothing longer than they do.
+    TopicSpec(INBOX, "member_id", "message or mark of an inbox, msgpack", _kept(30)),
+    # 30 d: beyond the lifetime of any call.
+    TopicSpec(CALLS, "command_id", "call, claim or outcome, msgpack", _kept(30)),
     TopicSpec(
         CHANGELOG,
         "member or meta key",

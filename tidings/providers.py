@@ -25,6 +25,7 @@ from sinks.channels.kinds import KINDS, ProviderSpec, check_spec, read_spec
 from tidings.config import PREFIX, environment_value
 
 CHANNELS = ("email", "sms", "viber", "whatsapp", "push", "in_app", "webhook", "call", "bot", "pos")
+ONLY = {"inbox": "in_app", "calls": "call"}  # kinds that serve one channel
 FILE_BYTES_MAX = 262_144
 
 log = structlog.get_logger("tidings.providers")
@@ -144,6 +145,9 @@ def _routes(
             faults.append(f"{place}.{channel}: no such provider (got {', '.join(missing)}); there are: {known}")
         elif wrong := [str(name) for name in listed if (specs[name].kind == "smtp") != (channel == "email")]:
             faults.append(f"{place}.{channel}: kind smtp is for email alone (got {', '.join(wrong)}); move it")
+        elif wrong := [str(name) for name in listed if ONLY.get(specs[name].kind, channel) != channel]:
+            only = ", ".join(f"{kind} for {of}" for kind, of in ONLY.items())
+            faults.append(f"{place}.{channel}: not for this channel (got {', '.join(wrong)}); {only} alone")
         else:
             yield str(channel), tuple(specs[name] for name in listed)
 

@@ -273,9 +273,11 @@ async def _run_engine(launch: Launch, stop: asyncio.Event) -> None:
 
 
 async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
+    from agents.desks import Desks
     from agents.send import run_delivery
     from agents.send_page import MailExtras
     from tidings.providers import ProvidersFile
+    from tidings.web.desks import install_desks
     from tidings.web.receipts import receiving
     from tidings.web.tracking import tracking
     from tidings.web.unsubscribe import unsubscribing
@@ -301,11 +303,18 @@ async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
         lambda: None if ready.is_set() else ("what was sent before is being read", "wait; it then answers 200"),
         recorder.families,
     )
+
+    def extend(app: web.Application) -> None:
+        for install in (unsubscribe, receive, track):
+            install(app)
+        install_desks(app, desks, [secret], recorder)
+
     async with (
+        Desks.beside(launch.home / "sent", kafka, recorder) as desks,
         unsubscribing(settings, [secret], recorder, lambda: _reaching(providers.current())) as unsubscribe,
         receiving(settings, [secret], providers.current, recorder) as receive,
         tracking(settings, [secret], recorder) as track,
-        _served(launch, probes, lambda app: (unsubscribe(app), receive(app), track(app))),
+        _served(launch, probes, extend),
     ):
         await run_delivery(
             kafka=kafka,
@@ -323,6 +332,7 @@ async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
             config=providers.current,
             metrics=recorder,
             ready=ready,
+            desks=desks,
         )
 
 

@@ -1,6 +1,7 @@
 """Push to Apple's devices by APNs over HTTP/2. Address: a device token in hex. Authorized by a JWT of the team."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,20 +9,23 @@ import msgspec
 
 from schemas.ids import h128
 from sinks.channels.base import AddressError, ContentError, Dispatch, HttpReply, HttpRequest, Needs, usual_outcome
+from sinks.channels.verdicts import GONE, OURS, Verdict, answer_of, judged
 from sinks.outcome import Outcome
 
 PAYLOAD_MAX = 4_096
 _TOKEN = re.compile(r"[0-9a-fA-F]{64,200}")
 _json = msgspec.json.Encoder(order="deterministic").encode
 # "Handling notification responses from APNs"
-_GONE = frozenset({"BadDeviceToken", "DeviceTokenNotForTopic", "Unregistered", "ExpiredToken"})
-_OURS = frozenset(
-    {
-        "ExpiredProviderToken", "InvalidProviderToken", "MissingProviderToken", "BadCertificate",
-        "BadCertificateEnvironment", "Forbidden", "TooManyProviderTokenUpdates", "TopicDisallowed", "BadTopic",
-        "MissingTopic",
-    }
+_OURS = (
+    "ExpiredProviderToken", "InvalidProviderToken", "MissingProviderToken", "BadCertificate",
+    "BadCertificateEnvironment", "Forbidden", "TooManyProviderTokenUpdates", "TopicDisallowed", "BadTopic",
+    "MissingTopic",
 )  # fmt: skip
+_VERDICTS: Mapping[str, Verdict] = {
+    **dict.fromkeys(("BadDeviceToken", "DeviceTokenNotForTopic", "Unregistered", "ExpiredToken"), GONE),
+    **dict.fromkeys(_OURS, OURS),
+    "TooManyRequests": Verdict("deferred", "throttled"),  # for this one device
+}
 
 
 class ApnsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,17 +80,10 @@ class Apns:
         """Read the status, `apns-id`, and `{reason}`."""
         if reply.status == 200:
             return Outcome("sent", 200, "accepted", "", reply.headers.get("apns-id", ""))
-        try:
-            reason = msgspec.json.decode(reply.body, type=_Answer).reason
-        except msgspec.MsgspecError:
-            reason = ""
-        if reason in _GONE or reply.status == 410:
-            return Outcome("bounced", reply.status, "recipient_refused", reason)
-        if reason in _OURS:
-            return Outcome("deferred", reply.status, "credentials_refused", reason, healthy=False)
-        if reason == "TooManyRequests":  # for this one device
-            return Outcome("deferred", reply.status, "throttled", reason)
-        return usual_outcome(reply, detail=reason)
+        said = answer_of(reply, _Answer)
+        reason = said.reason if said is not None else ""
+        verdict = GONE if reply.status == 410 else _VERDICTS.get(reason)
+        return judged(verdict, reply.status, reason) if verdict else usual_outcome(reply, detail=reason)
 
 
 def uuid_text(ident: str) -> str:

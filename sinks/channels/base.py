@@ -61,8 +61,8 @@ class Needs:
     optional: tuple[str, ...] = ()
 
 
-class HttpAdapter(Protocol):
-    """The pure half of a channel over HTTP."""
+class Adapter(Protocol):
+    """The pure half of a channel."""
 
     @property
     def needs(self) -> Needs:
@@ -71,12 +71,19 @@ class HttpAdapter(Protocol):
     def accepts(self, address: str) -> bool:
         """Tell whether this adapter could reach an address of this form."""
 
-    def request(self, dispatch: Dispatch) -> HttpRequest:
+    def request(self, dispatch: Dispatch) -> Any:
         """Make the request.
 
         Raises:
             AddressError, ContentError: it cannot be made.
         """
+
+
+class HttpAdapter(Adapter, Protocol):
+    """The pure half of a channel over HTTP."""
+
+    def request(self, dispatch: Dispatch) -> HttpRequest:
+        """Make the request; see `Adapter`."""
 
     def outcome(self, reply: HttpReply) -> Outcome:
         """Read the answer."""

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from sinks.channels.base import AddressError, ContentError, Dispatch, HttpReply, HttpRequest, Needs, usual_outcome
+from sinks.channels.verdicts import GONE, OURS, Verdict, answer_of, judged
 from sinks.outcome import Outcome, redact
 
 PAYLOAD_MAX = 4_096  # bytes of notification and data
@@ -16,6 +17,11 @@ SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
 _TOKEN = re.compile(r"[A-Za-z0-9_:-]{64,4096}")
 _APNS_TOKEN = re.compile(r"[0-9a-fA-F]{64}")
 _json = msgspec.json.Encoder(order="deterministic").encode
+_VERDICTS: Mapping[str, Verdict] = {
+    "UNREGISTERED": GONE,
+    "SENDER_ID_MISMATCH": Verdict("bounced", "sender_mismatch"),
+    "THIRD_PARTY_AUTH_ERROR": OURS,
+}
 
 
 class ServiceAccount(msgspec.Struct, frozen=True):
@@ -85,23 +91,17 @@ class Fcm:
 
     def outcome(self, reply: HttpReply) -> Outcome:
         """Read `{name}` or `{error: {code, message, status, details}}`."""
-        try:
-            said = msgspec.json.decode(reply.body, type=_Answer)
-        except msgspec.MsgspecError:
+        said = answer_of(reply, _Answer)
+        if said is None:
             return usual_outcome(reply)
         if 200 <= reply.status < 300:
             return Outcome("sent", reply.status, "accepted", "", said.name.rpartition("/")[2])
         error = said.error or _Error()
         words, code = redact(error.message), error.fcm_code()
-        if code == "UNREGISTERED":
-            return Outcome("bounced", reply.status, "recipient_refused", words)
-        if code == "SENDER_ID_MISMATCH":
-            return Outcome("bounced", reply.status, "sender_mismatch", words)
-        if code == "THIRD_PARTY_AUTH_ERROR":
-            return Outcome("deferred", reply.status, "credentials_refused", words, healthy=False)
+        verdict = _VERDICTS.get(code)
         if code == "INVALID_ARGUMENT" and "token" in error.message.lower():
-            return Outcome("bounced", reply.status, "recipient_refused", words)
-        return usual_outcome(reply, detail=words)
+            verdict = GONE
+        return judged(verdict, reply.status, words) if verdict else usual_outcome(reply, detail=words)
 
 
 class _Error(msgspec.Struct):

@@ -1,9 +1,9 @@
 """Any provider with a plain HTTP interface: its fields are written in the providers' file, no code is needed.
 
 For the many SMS, messenger and voice providers whose whole interface is "POST these fields". In every value of `fields`
-(at any depth), in `url` and in `headers`, `{to}`, `{text}`, `{title}`, `{link}`, `{button}`, `{image}`, `{id}`,
-`{callback}`, `{lifetime_s}`, `{campaign}` and `{category}` stand for the message's own; a value that is one of them
-alone and comes out empty is left out.
+(at any depth), in `url` and in `headers`, `{to}`, `{text}`, `{text_xml}`, `{title}`, `{link}`, `{button}`, `{image}`,
+`{id}`, `{callback}`, `{lifetime_s}`, `{campaign}` and `{category}` stand for the message's own; a value that is one of
+them alone and comes out empty is left out.
 """
 
 import base64
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
+from xml.sax.saxutils import escape
 
 import msgspec
 
@@ -23,8 +24,8 @@ from sinks.outcome import Outcome, redact
 
 HEADER_NAMES = frozenset({"id", "campaign", "category"})  # the others are a member's or an author's free text
 NAMES = frozenset(
-    {"to", "to_digits", "text", "title", "link", "button", "image", "id", "callback", "lifetime_s", "campaign",
-     "category"}
+    {"to", "to_digits", "text", "text_xml", "title", "link", "button", "image", "id", "callback", "lifetime_s",
+     "campaign", "category"}
 )  # fmt: skip
 PLACE = re.compile(r"\{([a-z_]+)\}")
 _json = msgspec.json.Encoder(order="deterministic").encode
@@ -83,6 +84,7 @@ class Form:
             "to": command.address,
             "to_digits": command.address.removeprefix("+"),
             "text": text,
+            "text_xml": escape(text, {'"': "&quot;"}),
             "title": content.title,
             "link": content.link,
             "button": content.button,

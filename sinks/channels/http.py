@@ -1,6 +1,5 @@
 """HTTP to one provider: bounded, paced, with a circuit. HTTP/1.1 by aiohttp, HTTP/2 by httpx2."""
 
-import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -8,13 +7,10 @@ from typing import Protocol
 
 import aiohttp
 import httpx2
-import structlog
 
 from sinks.channels.base import REPLY_BYTES_MAX, HttpReply, HttpRequest
-from sinks.channels.circuit import Circuit
-from sinks.outcome import Outcome, ProviderDown
-
-log = structlog.get_logger("sinks.channels")
+from sinks.channels.bounded import Bounded
+from sinks.outcome import Outcome
 
 CONNECT_S = 5.0
 _LOST = (aiohttp.ClientError, httpx2.HTTPError, TimeoutError, OSError)
@@ -107,25 +103,7 @@ class Http2Client:
         await self._client.aclose()
 
 
-class Pace:
-    """Spreads calls to at most `per_second`; 0: as fast as they come."""
-
-    def __init__(self, per_second: float) -> None:
-        self._step_s = 1 / per_second if per_second > 0 else 0.0
-        self._next = 0.0
-
-    async def turn(self) -> None:
-        """Wait for the next turn."""
-        if not self._step_s:
-            return
-        now = asyncio.get_running_loop().time()
-        at = max(now, self._next)
-        self._next = at + self._step_s
-        if at > now:
-            await asyncio.sleep(at - now)
-
-
-class HttpTransport:
+class HttpTransport(Bounded):
     """Carries requests to one provider.
 
     Args:
@@ -147,31 +125,16 @@ class HttpTransport:
         per_second: float = 0.0,
         authorize: Authorize | None = None,
     ) -> None:
-        self.circuit = Circuit()
-        self._name = name
+        super().__init__(name, connections, per_second)
         self._read = read
         self._client = client
-        self._slots = asyncio.Semaphore(connections)
-        self._pace = Pace(per_second)
         self._authorize = authorize
-
-    def wait_s(self) -> float:
-        """See `Transport`."""
-        return self.circuit.wait_s(asyncio.get_running_loop().time())
 
     @contextlib.asynccontextmanager
     async def link(self) -> AsyncIterator["HttpLink"]:
         """See `Transport`."""
-        async with self._slots:
-            await self._pace.turn()
-            wait = self.wait_s()
-            if wait > 0:
-                raise ProviderDown(self.circuit.reason or "down", wait)
+        async with self.place():
             yield HttpLink(self)
-
-    def retire(self) -> None:
-        """See `Transport`."""
-        self._pace = Pace(0)
 
     async def close(self) -> None:
         """See `Transport`."""
@@ -187,38 +150,18 @@ class HttpTransport:
         try:
             extra = await self._authorize(request) if self._authorize is not None else {}
         except (AuthorizationFailed, NotBegun, *_LOST) as error:
-            raise self._down(str(error) if isinstance(error, AuthorizationFailed) else "no_authorization") from None
+            raise self.down(str(error) if isinstance(error, AuthorizationFailed) else "no_authorization") from None
         try:
             reply = await self._client.exchange(request, extra)
         except NotBegun as error:
-            raise self._down(str(error)) from None
+            raise self.down(str(error)) from None
         except _LOST as error:
-            self._bad(type(error).__name__)
+            self.bad(type(error).__name__)
             return Outcome("unknown", 0, "reply_lost", healthy=False)
         except BaseException:
             self.circuit.gone()
             raise
-        outcome = self._read(reply)
-        if outcome.healthy:
-            self._good()
-        else:
-            self._bad(outcome.reason, outcome.retry_after_ms / 1000)
-        return outcome
-
-    def _good(self) -> None:
-        if self.circuit.failures >= self.circuit.threshold:
-            log.info("provider.up", provider=self._name, failures=self.circuit.failures)
-        self.circuit.good()
-
-    def _bad(self, reason: str, retry_after_s: float = 0.0) -> None:
-        before = self.circuit.failures
-        self.circuit.bad(asyncio.get_running_loop().time(), reason, retry_after_s)
-        if before < self.circuit.threshold <= self.circuit.failures:
-            log.warning("provider.down", provider=self._name, reason=reason)
-
-    def _down(self, reason: str) -> ProviderDown:
-        self._bad(reason)
-        return ProviderDown(reason, max(0.05, self.wait_s()))
+        return self.judge(self._read(reply))
 
 
 class HttpLink:

@@ -9,16 +9,22 @@ import msgspec
 
 from schemas.errors import OperatorError
 from sinks.channels.apns import Apns, ApnsSettings
-from sinks.channels.base import HttpAdapter, Transport
+from sinks.channels.base import Adapter, HttpAdapter, Transport
+from sinks.channels.callcentre import Calls, CallsSettings
 from sinks.channels.fcm import Fcm, FcmSettings, ServiceAccount
 from sinks.channels.form import HEADER_NAMES, NAMES, Form, FormSettings, places
 from sinks.channels.http import Http1Client, Http2Client, HttpClient, HttpTransport
-from sinks.channels.receipts import DELIVERY, ENGAGEMENT, Teller
+from sinks.channels.inbox import Inbox, InboxSettings, KeepingTransport
+from sinks.channels.receipts import DELIVERY, ENGAGEMENT, Gatherer, Teller
+from sinks.channels.smpp import Smpp, SmppSettings
+from sinks.channels.smpp_session import SmscAddress
+from sinks.channels.smpp_transport import SmppTransport
 from sinks.channels.telegram import Telegram, TelegramSettings
 from sinks.channels.tokens import GoogleTokens, apns_tokens, vapid_tokens
 from sinks.channels.twilio import Twilio, TwilioSettings
 from sinks.channels.webhook import Webhook, WebhookSettings, signing
 from sinks.channels.webpush import WebPush, WebPushSettings
+from sinks.channels.whatsapp import Whatsapp, WhatsappSettings
 from sinks.email import SmtpServer
 
 
@@ -50,7 +56,7 @@ class SmtpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     password: str = ""
 
 
-Opened = tuple[HttpAdapter, Transport]
+Opened = tuple[Adapter, Transport]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,42 @@ def _form(spec: ProviderSpec) -> Opened:
     return _http(spec, Form(settings))
 
 
+def _whatsapp(spec: ProviderSpec) -> Opened:
+    settings = _as(spec, WhatsappSettings)
+    for name, template in settings.templates.items():
+        if template.names and len(template.names) != template.parameters:
+            raise OperatorError(
+                f"templates.{name}: must have as many names as parameters (got {len(template.names)} and"
+                f" {template.parameters}); write all of them, or none"
+            )
+    return _http(spec, Whatsapp(settings))
+
+
+def _smpp(spec: ProviderSpec) -> Opened:
+    settings, bounds = _as(spec, SmppSettings), spec.bounds
+    SmscAddress.parse(settings.url)
+    if not 5 <= settings.enquire_s <= 600:
+        raise OperatorError(f"enquire_s: from 5 to 600 seconds (got {settings.enquire_s}); set such a number")
+    transport = SmppTransport(
+        spec.name, settings, window=bounds.connections, per_second=bounds.per_second, timeout_s=bounds.timeout_s
+    )
+    return Smpp(settings), transport
+
+
+def _inbox(spec: ProviderSpec) -> Opened:
+    settings = _as(spec, InboxSettings)
+    if not 1 <= settings.days <= 30:
+        raise OperatorError(f"days: from 1 to 30, as long as the topic keeps them (got {settings.days}); set such")
+    return Inbox(settings), KeepingTransport(spec.name, "inbox", spec.bounds.connections, spec.bounds.per_second)
+
+
+def _calls(spec: ProviderSpec) -> Opened:
+    settings = _as(spec, CallsSettings)
+    if not 1 <= settings.tries <= 100 or not 1 <= settings.again_minutes <= 10_080:
+        raise OperatorError("tries: from 1 to 100, again_minutes: from 1 to 10080, a week; set such numbers")
+    return Calls(settings), KeepingTransport(spec.name, "calls", spec.bounds.connections, spec.bounds.per_second)
+
+
 def _webhook(spec: ProviderSpec) -> Opened:
     settings = _as(spec, WebhookSettings)
     return _http(spec, Webhook(settings), signing(settings.secret, wall_clock_ms))
@@ -144,11 +186,17 @@ def _smtp(spec: ProviderSpec) -> Opened:
 KINDS: Mapping[str, Kind] = {
     "smtp": Kind(SmtpSettings, _smtp, frozenset({"password"}), "e-mail by SMTP"),
     "twilio": Kind(TwilioSettings, _twilio, frozenset({"auth_token"}), "SMS by Twilio"),
+    "smpp": Kind(SmppSettings, _smpp, frozenset({"password"}), "SMS by SMPP 3.4 or 5.0"),
+    "whatsapp": Kind(
+        WhatsappSettings, _whatsapp, frozenset({"token", "app_secret", "verify_token"}), "WhatsApp by Meta's Cloud API"
+    ),
     "http": Kind(FormSettings, _form, frozenset({"password", "token"}), "any provider that takes fields over HTTP"),
     "telegram": Kind(TelegramSettings, _telegram, frozenset({"token"}), "Telegram Bot API"),
     "fcm": Kind(FcmSettings, _fcm, frozenset({"service_account"}), "push to Android and others by FCM"),
     "apns": Kind(ApnsSettings, _apns, frozenset({"key"}), "push to Apple's devices"),
     "webpush": Kind(WebPushSettings, _webpush, frozenset({"private_key"}), "push to browsers"),
+    "inbox": Kind(InboxSettings, _inbox, meaning="messages in an inbox of the shop's site or app"),
+    "calls": Kind(CallsSettings, _calls, meaning="calls by people: a queue that operators work on"),
     "webhook": Kind(WebhookSettings, _webhook, frozenset({"secret"}), "a signed call to a system of yours"),
 }
 
@@ -187,9 +235,14 @@ def check_spec(spec: ProviderSpec) -> None:
 
 
 def teller_of(spec: ProviderSpec) -> Teller | None:
-    """Return what reads the receipts of a provider; None when it tells none."""
+    """Return what reads the receipts of a provider that tells of each message at an address of its own, or None."""
     adapter = None if isinstance(spec.settings, SmtpSettings) else KINDS[spec.kind].open(spec)[0]
     return adapter if isinstance(adapter, Twilio | Form | Webhook) else None
+
+
+def gatherer_of(spec: ProviderSpec) -> Gatherer | None:
+    """Return what reads the receipts of a provider that tells of all messages at one address, or None."""
+    return Whatsapp(spec.settings) if isinstance(spec.settings, WhatsappSettings) else None
 
 
 def open_provider(spec: ProviderSpec) -> Opened:

@@ -4,12 +4,16 @@ Receipts come late, twice and out of order. Each is an event of its own, named b
 repeat is none. What we know already (that the provider took the message) is not told again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 import msgspec
+
+from schemas.events import Event
+from schemas.references import Reference, told_event
+from sinks.outcome import redact
 
 # On the axis of delivery, what says more than that the provider took the message.
 DELIVERY = frozenset({"delivered", "undelivered", "bounced", "rejected", "expired", "failed", "cancelled", "unknown"})
@@ -64,3 +68,29 @@ class Teller(Protocol):
         Raises:
             Unsigned: it does not carry the signature it should.
         """
+
+
+class Gatherer(Protocol):
+    """An adapter whose provider tells of all messages at one address; each receipt gives our token back."""
+
+    def gathered(self, call: HookCall) -> Iterator[tuple[str, Told]]:
+        """Read a call: tokens and what is told of their messages.
+
+        Raises:
+            Unsigned: it does not carry the signature it should.
+        """
+
+    def challenge(self, call: HookCall) -> str:
+        """Answer the provider's question, by GET, whether the address is ours.
+
+        Raises:
+            Unsigned: it is not the provider who asks.
+        """
+
+
+def receipt_event(reference: Reference, told: Told, provider: str, at_ms: int) -> Event:
+    """Make the event of a receipt whose status is of interest."""
+    more = {"provider_message_id": told.provider_message_id[:128]}
+    if told.axis == "delivery":
+        more |= {"code": told.code[:32], "detail": redact(told.detail), "reason": "told_by_provider"}
+    return told_event(reference, told.axis, told.status, provider, at_ms, more)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from sinks.channels.base import AddressError, ContentError, Dispatch, HttpReply, HttpRequest, Needs, usual_outcome
+from sinks.channels.verdicts import GONE, OURS, REFUSED, THROTTLED, answer_of, judged
 from sinks.outcome import Outcome, redact
 
 TEXT_MAX, CAPTION_MAX, BUTTON = 4_096, 1_024, "→"  # core.telegram.org/bots/api#sendmessage, #sendphoto
@@ -60,9 +61,8 @@ class Telegram:
 
     def outcome(self, reply: HttpReply) -> Outcome:
         """Read `{ok, result | error_code, description, parameters}`."""
-        try:
-            said = msgspec.json.decode(reply.body, type=_Answer)
-        except msgspec.MsgspecError:
+        said = answer_of(reply, _Answer)
+        if said is None:
             return usual_outcome(reply)
         if said.ok and 200 <= reply.status < 300:
             ident = said.result.get("message_id") if isinstance(said.result, dict) else None
@@ -71,13 +71,13 @@ class Telegram:
         if code == 429:
             after = said.parameters.get("retry_after")
             wait_ms = after * 1000 if isinstance(after, int) and 0 < after <= 86_400 else 0
-            return Outcome("deferred", code, "throttled", words, retry_after_ms=wait_ms, healthy=False)
+            return judged(THROTTLED, code, words, wait_ms)
         if code in (400, 403) and _GONE.search(said.description):
-            return Outcome("bounced", code, "recipient_refused", words)
+            return judged(GONE, code, words)
         if code == 404:  # the token is part of the path: a wrong one is no such method
-            return Outcome("deferred", code, "credentials_refused", words, healthy=False)
+            return judged(OURS, code, words)
         if code == 403:
-            return Outcome("rejected", code, "request_refused", words)
+            return judged(REFUSED, code, words)
         return usual_outcome(HttpReply(code, reply.headers, reply.body), detail=words)
 
 

@@ -12,15 +12,18 @@ import msgspec
 from sinks.channels import gsm
 from sinks.channels.base import AddressError, ContentError, Dispatch, HttpReply, HttpRequest, Needs, usual_outcome
 from sinks.channels.receipts import HookCall, Told, Unsigned
+from sinks.channels.verdicts import GONE, OURS, STOPPED, Verdict, answer_of, judged
 from sinks.outcome import Outcome, redact
 
 BODY_MAX = 1_600  # characters; more is error 21617
 VALIDITY_MIN_S, VALIDITY_MAX_S = 1, 36_000
 PHONE = re.compile(r"\+[1-9][0-9]{6,14}")  # E.164
 # twilio.com/docs/api/errors: about the number, and about the member's own wish (STOP).
-_NO_NUMBER = frozenset({21211, 21214, 21217, 21614, 21265})
-_STOPPED = frozenset({21610})
-_OURS = frozenset({20003, 21212, 21606, 21603, 21608, 21659, 21660, 21703, 30001})
+_VERDICTS: Mapping[int, Verdict] = {
+    **dict.fromkeys((21211, 21214, 21217, 21614, 21265), GONE),
+    21610: STOPPED,
+    **dict.fromkeys((20003, 21212, 21606, 21603, 21608, 21659, 21660, 21703, 30001), OURS),
+}
 STATUSES: Mapping[str, str] = {
     "delivered": "delivered", "read": "read", "undelivered": "undelivered", "failed": "undelivered",
     "canceled": "cancelled",
@@ -73,20 +76,14 @@ class Twilio:
 
     def outcome(self, reply: HttpReply) -> Outcome:
         """Read `{sid, status}` or `{code, message}`."""
-        try:
-            said = msgspec.json.decode(reply.body, type=_Answer)
-        except msgspec.MsgspecError:
+        said = answer_of(reply, _Answer)
+        if said is None:
             return usual_outcome(reply)
         if 200 <= reply.status < 300:
             return Outcome("sent", reply.status, "accepted", str(said.status or ""), said.sid or "")
         code, words = said.code or reply.status, redact(said.message or "")
-        if code in _NO_NUMBER:
-            return Outcome("bounced", code, "recipient_refused", words)
-        if code in _STOPPED:
-            return Outcome("rejected", code, "unsubscribed", words)
-        if code in _OURS:
-            return Outcome("deferred", code, "credentials_refused", words, healthy=False)
-        return usual_outcome(reply, detail=words)
+        verdict = _VERDICTS.get(code)
+        return judged(verdict, code, words) if verdict else usual_outcome(reply, detail=words)
 
     def told(self, call: HookCall) -> Told:
         """Read a status callback (twilio.com/docs/usage/security: X-Twilio-Signature)."""

@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from agents.lanes import ALL_LANES
 from agents.send import run_delivery
 from agents.send_lane import Limits
-from agents.topics import COMMANDS, COMMANDS_OF, DEAD_LETTERS, EVENTS, SENT_OF
+from agents.topics import CALLS, COMMANDS, COMMANDS_OF, DEAD_LETTERS, EVENTS, INBOX, SENT_OF, SMS_IDS
 from schemas.codec import decode_event, encode_command
 from schemas.commands import CancelMessage, Command, SendMessage, lane_of
 from schemas.events import Event
@@ -21,7 +21,7 @@ from tidings.brokers.memory import MemoryBroker
 from tidings.smtp_server import SmtpServer
 
 PARTITIONS = 2
-TOPICS = (*COMMANDS_OF.values(), *SENT_OF.values(), EVENTS, DEAD_LETTERS)
+TOPICS = (*COMMANDS_OF.values(), *SENT_OF.values(), EVENTS, DEAD_LETTERS, SMS_IDS, INBOX, CALLS)
 FAST = Backoff(base_ms=100, cap_ms=400, attempts=4)
 
 

@@ -13,6 +13,9 @@ def test_names_on_kafka_never_change():
         "tidings-delivery-sent",
         "tidings-delivery-sent-transactional",
         "tidings-delivery-sent-bulk",
+        "tidings-delivery-sms-ids",
+        "tidings-inbox",
+        "tidings-calls",
         "tidings-engine-members-changelog",
     ]
 

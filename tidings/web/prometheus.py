@@ -213,6 +213,9 @@ DELIVERY_HELP: Mapping[str, str] = {  # by the name under which delivery counts
     "receipts_told": "What providers told, by type of the event.",
     "tracking_requests": "Clicks and opens by kind and status.",
     "tracking_lost": "Clicks and opens that could not be written.",
+    "call_requests": "Requests of operators by kind and status.",
+    "inbox_requests": "Requests to inboxes by kind and status.",
+    "inbox_streams": "Streams of inboxes that are open.",
     "delivery_under_way": "Commands between reading and the end.",
     "delivery_parked": "Commands put aside because their provider has its share of the lane in hand.",
     "delivery_provider_up": "0 while the provider does not answer.",
@@ -232,6 +235,8 @@ class DeliveryRecorder:
             "receipt_requests": {},
             "receipts_told": {},
             "tracking_requests": {},
+            "inbox_requests": {},
+            "call_requests": {},
             **{
                 name: {(): 0}
                 for name in ("delivery_repeated", "delivery_uncertain", "delivery_cancel_late", "tracking_lost")
@@ -241,6 +246,7 @@ class DeliveryRecorder:
             "delivery_under_way": {},
             "delivery_parked": {},
             "delivery_provider_up": {},
+            "inbox_streams": {},
         }
         self._histograms = {"delivery_delay_ms": Histogram(DELAY_BOUNDS_MS)}
 

@@ -18,16 +18,16 @@ from agents.send_one import Metrics
 from agents.topics import EVENTS
 from schemas.codec import encode_event
 from schemas.events import Event
-from schemas.references import read_reference, told_event
+from schemas.references import read_reference
 from schemas.tokens import TokenError
 from sinks.channels.config import ProvidersConfig
-from sinks.channels.kinds import ProviderSpec, teller_of
-from sinks.channels.receipts import HookCall, Teller, Unsigned
-from sinks.outcome import redact
+from sinks.channels.kinds import ProviderSpec, gatherer_of, teller_of
+from sinks.channels.receipts import Gatherer, HookCall, Teller, Told, Unsigned, receipt_event
 from tidings.config import Settings
-from tidings.web.routes import RECEIPTS, RETRY_AFTER_S
+from tidings.web.routes import GATHERED, RECEIPTS, RETRY_AFTER_S
 
 BODY_BYTES_MAX = 65_536
+MANY_BYTES_MAX = 4 << 20  # Meta's calls have up to 3 MB
 WRITE_S = 10.0
 
 log = structlog.get_logger("tidings.web")
@@ -61,6 +61,7 @@ class Receipts:
         self._metrics = metrics
         self._known: ProvidersConfig | None = None
         self._tellers: dict[str, Teller] = {}
+        self._gatherers: dict[str, Gatherer] = {}
 
     async def answer(self, request: web.Request) -> web.Response:
         """Take one call. 204: taken, or of no interest; 404: not our token; 403: not the provider's signature."""
@@ -70,7 +71,8 @@ class Receipts:
 
     async def _status(self, request: web.Request) -> int:
         provider, token = request.match_info["provider"], request.match_info["token"]
-        teller = self._teller(provider)
+        self._renew()
+        teller = self._tellers.get(provider)
         try:
             reference = read_reference(self._secrets, token)
         except TokenError:
@@ -88,11 +90,7 @@ class Receipts:
             return 403
         if not told.axis:
             return 204
-        more = {"provider_message_id": told.provider_message_id[:128]}
-        if told.axis == "delivery":
-            more |= {"code": told.code[:32], "detail": redact(told.detail), "reason": "told_by_provider"}
-        event = told_event(reference, told.axis, told.status, provider, time.time_ns() // 1_000_000, more)
-        return await self._write(event)
+        return await self._write(receipt_event(reference, told, provider, time.time_ns() // 1_000_000))
 
     async def _write(self, event: Event) -> int:
         try:
@@ -105,16 +103,59 @@ class Receipts:
         self._metrics.count("receipts_told", type=event.type)
         return 204
 
-    def _teller(self, provider: str) -> Teller | None:
+    async def gather(self, request: web.Request) -> web.Response:
+        """Take one call that tells of many messages, or a provider's question by GET.
+
+        200: each of them is on the log, or of no interest, or not ours; 403: not the provider's signature.
+        """
+        status, text = await self._gathered(request)
+        self._metrics.count("receipt_requests", status=str(status))
+        return web.Response(status=status, text=text, headers={"Retry-After": RETRY_AFTER_S} if status == 503 else {})
+
+    async def _gathered(self, request: web.Request) -> tuple[int, str]:
+        provider = request.match_info["provider"]
+        self._renew()
+        gatherer = self._gatherers.get(provider)
+        if gatherer is None:
+            return 404, ""
+        if (request.content_length or 0) > MANY_BYTES_MAX:
+            return 413, ""
+        body = bytearray()
+        while more := await request.content.read(MANY_BYTES_MAX + 1 - len(body)):
+            body += more
+            if len(body) > MANY_BYTES_MAX:
+                return 413, ""
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        call = HookCall(f"{self._base_url}/{provider}", headers, bytes(body), dict(request.query))
+        try:
+            if request.method != "POST":
+                return 200, gatherer.challenge(call)
+            told = list(gatherer.gathered(call))
+        except Unsigned:
+            log.warning("receipt not signed", provider=provider)
+            return 403, ""
+        now_ms = time.time_ns() // 1_000_000
+        events = [event for token, one in told if (event := self._event(provider, token, one, now_ms)) is not None]
+        statuses = await asyncio.gather(*(self._write(event) for event in events))
+        return (503, "") if 503 in statuses else (200, "")
+
+    def _event(self, provider: str, token: str, told: Told, now_ms: int) -> Event | None:
+        try:
+            return receipt_event(read_reference(self._secrets, token), told, provider, now_ms) if told.axis else None
+        except TokenError:
+            return None
+
+    def _renew(self) -> None:
         config = self._config()
         if config is not self._known:
             specs: dict[str, ProviderSpec] = {
                 spec.name: spec for routes in config.lanes.values() for listed in routes.values() for spec in listed
             }
-            found = {name: teller_of(spec) for name, spec in specs.items()}
-            self._tellers = {name: teller for name, teller in found.items() if teller is not None}
+            tellers = {name: teller_of(spec) for name, spec in specs.items()}
+            gatherers = {name: gatherer_of(spec) for name, spec in specs.items()}
+            self._tellers = {name: one for name, one in tellers.items() if one is not None}
+            self._gatherers = {name: one for name, one in gatherers.items() if one is not None}
             self._known = config
-        return self._tellers.get(provider)
 
 
 @contextlib.asynccontextmanager
@@ -132,6 +173,8 @@ async def receiving(
     def install(app: web.Application) -> None:
         app.router.add_post(RECEIPTS, receipts.answer)
         app.router.add_get(RECEIPTS, receipts.answer)
+        app.router.add_post(GATHERED, receipts.gather)
+        app.router.add_get(GATHERED, receipts.gather)
 
     try:
         yield install

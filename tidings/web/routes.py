@@ -22,9 +22,18 @@ from tidings.web.prometheus import CONTENT_TYPE, Family, process_families, rende
 OPEN = frozenset({"/health", "/ready"})
 UNSUBSCRIBE = "/u/{token}"  # open as well: RFC 8058 wants no login, the address itself is the key
 RECEIPTS = "/r/{provider}/{token}"  # likewise: a provider has no token but the one in its address
+GATHERED = "/r/{provider}"  # likewise: each receipt has a key of its own, and the call is signed
 LINK, PIXEL = "/c/{token}", "/o/{token}"  # likewise: tracked links and the pixel of a mail
 CHOICES = UNSUBSCRIBE + "/choices"  # the preference centre, by the same key
-KEYED = frozenset({UNSUBSCRIBE, CHOICES, RECEIPTS, LINK, PIXEL})
+INBOX_LIST = "/inbox/{token}"  # likewise: a pass for one member
+INBOX_STREAM, INBOX_ITEM = INBOX_LIST + "/events", INBOX_LIST + "/{id}/{what}"
+INBOX_PASS = "/inbox-pass/{member}"  # noqa: S105 - where the shop's server gets such a pass, with the workers' token
+CALL_LIST, CALL_CLAIM, CALL_OUTCOME = "/calls", "/calls/claim", "/calls/{id}/outcome"  # held to an operator's seat
+CALL_SEAT = "/call-seat/{operator}"
+KEYED = frozenset(
+    {UNSUBSCRIBE, CHOICES, RECEIPTS, LINK, PIXEL, INBOX_LIST, INBOX_STREAM, INBOX_ITEM, CALL_LIST, CALL_CLAIM,
+     CALL_OUTCOME, GATHERED}
+)  # fmt: skip
 RETRY_AFTER_S = "1"
 STOP_S = 2.0
 

@@ -63,6 +63,23 @@ def spec(kind: str, vendors: Vendors | None = None, **changes: Any) -> ProviderS
             "insecure": True,
         },
         "webhook": {"url": f"{url}/hook", "secret": WEBHOOK_SECRET, "profile": ["city"]},
+        "whatsapp": {
+            "token": "wa-token",
+            "phone_number_id": "10001",
+            "app_secret": "wa-secret",
+            "verify_token": "wa-verify",
+            "templates": {
+                "cart": {
+                    "name": "cart_v2",
+                    "language": "de",
+                    "parameters": 1,
+                    "image": True,
+                    "button_base": "https://shop.example/",
+                }
+            },
+            "url": url,
+        },
+        "smpp": {"url": "smpp://127.0.0.1:9", "system_id": "shop", "password": "smpp-secret", "sender": "Shop"},
         "http": {
             "url": f"{url}/form",
             "fields": {"to": "{to_digits}", "msg": "{text}", "ref": "{id}", "dlr": "{callback}", "b": ["{button}"]},

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl
 
 import http_ece
@@ -21,6 +21,7 @@ REQUESTS = Path(__file__).parent / "requests"
 ADDRESSES = {
     "twilio": "+4915112345678",
     "http": "+4915112345678",
+    "whatsapp": "+4915112345678",
     "telegram": "42",
     "apns": APNS_TOKEN,
     "webhook": "m1",
@@ -30,7 +31,7 @@ ADDRESSES = {
 def adapter(kind: str, **changes: Any) -> HttpAdapter:
     if kind == "fcm":
         return Fcm(spec("fcm", **changes).settings, "shop-1")  # type: ignore[arg-type]
-    return open_provider(spec(kind, **changes))[0]
+    return cast(HttpAdapter, open_provider(spec(kind, **changes))[0])
 
 
 def spelled(request: HttpRequest) -> str:
@@ -38,7 +39,7 @@ def spelled(request: HttpRequest) -> str:
     return "\n".join([*lines, request.body.decode()]) + "\n"
 
 
-@pytest.mark.parametrize("kind", ["twilio", "http", "telegram", "fcm", "apns", "webhook"])
+@pytest.mark.parametrize("kind", ["twilio", "http", "telegram", "fcm", "apns", "webhook", "whatsapp"])
 def test_a_request_is_the_recorded_one_byte_for_byte(kind: str) -> None:
     address = ADDRESSES.get(kind, FCM_TOKEN)
     made = adapter(kind).request(dispatch(address=address))

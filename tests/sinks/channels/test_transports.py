@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from sinks.channels.base import HttpAdapter, HttpRequest, Transport
+from sinks.channels.base import Adapter, HttpRequest, Transport
 from sinks.channels.http import Http1Client, HttpTransport
 from sinks.channels.kinds import open_provider
 from sinks.outcome import Outcome, ProviderDown
@@ -23,13 +23,13 @@ async def vendors() -> AsyncIterator[Vendors]:
     await running.stop()
 
 
-async def hand_over(opened: tuple[HttpAdapter, Transport], **changes: Any) -> Outcome:
+async def hand_over(opened: tuple[Adapter, Transport], **changes: Any) -> Outcome:
     adapter, transport = opened
     async with transport.link() as link:
         return await link.send(adapter.request(dispatch(**changes)))
 
 
-@pytest.mark.parametrize("kind", ["twilio", "telegram", "fcm", "webpush", "webhook", "http"])
+@pytest.mark.parametrize("kind", ["twilio", "telegram", "fcm", "webpush", "webhook", "http", "whatsapp"])
 async def test_a_message_is_taken_by_a_server_that_checks_it(vendors: Vendors, kind: str) -> None:
     opened = open_provider(spec(kind, vendors))
     address = {"telegram": "42", "fcm": FCM_TOKEN, "webpush": vendors.subscription()}.get(kind, "+4915112345678")

@@ -48,6 +48,7 @@ class Vendors:
         app.router.add_post("/bot{token}/{method}", self._guarded(self._telegram))
         app.router.add_post("/token", self._guarded(self._google_token))
         app.router.add_post("/v1/projects/{project}/messages:send", self._guarded(self._fcm))
+        app.router.add_post("/{version}/{sender}/messages", self._guarded(self._whatsapp))
         app.router.add_post("/push/{id}", self._guarded(self._webpush))
         app.router.add_post("/hook", self._guarded(self._webhook))
         app.router.add_route("*", "/form", self._guarded(self._form))
@@ -93,6 +94,37 @@ class Vendors:
     def _refuse(self, why: str, status: int, body: Any) -> web.Response:
         self.refused.append(why)
         return web.json_response(body, status=status)
+
+    # developers.facebook.com/docs/whatsapp/cloud-api/reference/messages
+    async def _whatsapp(self, request: web.Request) -> web.Response:
+        def error(code: int, words: str, status: int = 400) -> web.Response:
+            return self._refuse(words, status, {"error": {"message": words, "type": "OAuthException", "code": code}})
+
+        if request.headers.get("Authorization") != "Bearer wa-token":
+            return error(190, "Invalid OAuth access token", 401)
+        said = await request.json()
+        kind = said.get("type")
+        if (
+            said.get("messaging_product") != "whatsapp"
+            or not re.fullmatch(r"[1-9]\d{6,14}", said["to"])
+            or kind not in said
+        ):
+            return error(100, "Invalid parameter")
+        if len(said.get("biz_opaque_callback_data", "")) > 512:
+            return error(100, "biz_opaque_callback_data is too long")
+        if kind == "template":
+            found = said["template"]
+            if set(found) != {"name", "language", "components"} or found["language"] != {"code": "de"}:
+                return error(132001, "Template name does not exist in the translation")
+            values = [one for part in found["components"] for one in part["parameters"] if one["type"] == "text"]
+            if any(not one["text"] or "\n" in one["text"] or "    " in one["text"] for one in values):
+                return error(132012, "Parameter format does not match")
+        elif said["to"].endswith("24"):
+            return error(131047, "Re-engagement message")
+        self.taken.append(("whatsapp", said))
+        contact = {"input": said["to"], "wa_id": said["to"]}
+        message = {"id": f"wamid.{len(self.taken)}", "message_status": "accepted"}
+        return web.json_response({"messaging_product": "whatsapp", "contacts": [contact], "messages": [message]})
 
     # twilio.com/docs/messaging/api/message-resource: create a Message
     async def _twilio(self, request: web.Request) -> web.Response:

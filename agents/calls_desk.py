@@ -1,0 +1,155 @@
+"""The call centre's queue, on the topic `CALLS`: every delivery worker reads it whole, operators ask any of them."""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agents.desk import Desk
+from agents.topics import CALLS, CALLS_KEPT_MS
+from schemas.calls import (
+    EXPIRED,
+    FORMAT,
+    NOT_REACHED,
+    CallClaim,
+    CallOutcome,
+    CallState,
+    CallTask,
+    after_outcome,
+    encode_call_record,
+    fold_call,
+    is_open,
+    outcome_event,
+    read_call,
+)
+from schemas.references import told_event
+
+CLAIM_S = 10.0
+EXPIRE_S = 15.0
+
+
+class Gone(Exception):
+    """The task is held by somebody else by now, has ended, or never was."""
+
+
+class CallsDesk(Desk):
+    """See the head of this module."""
+
+    def __init__(self, kafka: Mapping[str, Any], path: Path, clock_ms: Callable[[], int]) -> None:
+        super().__init__(kafka, path, CALLS, fold_call, CALLS_KEPT_MS, clock_ms)
+        self._open: set[bytes] | None = None  # keys of tasks that have not ended; None: to be looked up
+        self._asked: set[str] = set()  # tasks that somebody asks for here at the moment
+        self._expiring = False
+
+    def begin(self) -> None:
+        """See `Desk`; tasks whose time is over are told of from now on."""
+        super().begin()
+        if not self._expiring:
+            self._expiring = True
+            self.start(self._expire_forever())
+
+    def changed(self, keys: list[bytes]) -> None:
+        """See `Desk`: open tasks are known without a look at those that ended, of which there are many more."""
+        if self._open is None or self._replica is None:
+            return
+        for key in keys:
+            value = self._replica.get(key)
+            (self._open.add if value is not None and is_open(value) else self._open.discard)(key)
+
+    async def keep(self, provider: str, task: CallTask) -> None:
+        """Queue a task."""
+        await self._write(task.message.command_id, msgspec.structs.replace(task, provider=provider))
+
+    async def open_tasks(self) -> list[CallState]:
+        """Return the tasks that have not ended, the first due first."""
+        replica = self.replica
+        if replica is None:
+            return []
+        if self._open is None:
+            self._open = {key for key, value in replica.scan(b"") if is_open(value)}
+        states = [state for key in self._open if (state := read_call(replica.get(key))) is not None]
+        return sorted(states, key=lambda one: (one.due_ms, one.task.message.command_id))
+
+    async def claim(self, actor: str, span_ms: int) -> CallState | None:
+        """Take the first free task for an operator; None: there is none.
+
+        Raises:
+            KafkaException, TimeoutError: it cannot be told; the claim, if it holds, ends by itself.
+        """
+        for state in await self.open_tasks():
+            ident = state.task.message.command_id
+            if ident in self._asked or not state.free(self.clock_ms()):
+                continue
+            self._asked.add(ident)
+            try:
+                taken = await self._claim_one(ident, actor, span_ms)
+            finally:
+                self._asked.discard(ident)
+            if taken is not None:
+                return taken
+        return None
+
+    async def complete(self, ident: str, lease: str, outcome: str, again_at_ms: int) -> None:
+        """Write what came of a claimed task: the events first, for a task that has ended is not told of again.
+
+        Raises:
+            Gone: it is not this claim's.
+            KafkaException: as `Desk.append`.
+        """
+        state = self.state(ident)
+        if state is None or not lease:
+            raise Gone
+        if state.told == lease:
+            return  # said again
+        if state.outcome or state.lease != lease:
+            raise Gone
+        now_ms = self.clock_ms()
+        await self.append_event(outcome_event(state, lease, outcome, again_at_ms, now_ms))
+        end = after_outcome(state, outcome)
+        if end:
+            status = "undelivered" if end == NOT_REACHED else "delivered"
+            await self._tell_delivery(state, status, end, now_ms)
+        await self._write(ident, CallOutcome(FORMAT, lease, outcome, again_at_ms))
+        replica = self.replica
+        if replica is not None:  # so that who asks next sees it
+            await replica.until(lambda: (found := self.state(ident)) is None or found.lease != lease, CLAIM_S)
+
+    def state(self, ident: str) -> CallState | None:
+        """Return a task as it stands here."""
+        return None if self.replica is None else read_call(self.replica.get(ident.encode()))
+
+    async def _claim_one(self, ident: str, actor: str, span_ms: int) -> CallState | None:
+        replica, lease = self.replica, secrets.token_urlsafe(12)
+        if replica is None:
+            return None
+        await self._write(ident, CallClaim(FORMAT, lease, actor, span_ms))
+        found: list[CallState] = []
+
+        def decided() -> bool:
+            state = self.state(ident)
+            found[:] = [state] if state is not None and state.lease == lease else []
+            return bool(found) or state is None or lease in state.lost
+
+        if not await replica.until(decided, CLAIM_S):
+            raise TimeoutError
+        return found[0] if found else None
+
+    async def _tell_delivery(self, state: CallState, status: str, reason: str, now_ms: int) -> None:
+        task = state.task
+        await self.append_event(
+            told_event(task.message, "delivery", status, task.provider, now_ms, {"reason": reason, "code": ""})
+        )
+
+    async def _write(self, ident: str, record: CallTask | CallClaim | CallOutcome) -> None:
+        await self.append(ident.encode(), encode_call_record(record))
+
+    async def _expire_forever(self) -> None:
+        while True:
+            for state in await self.open_tasks():
+                if state.over(self.clock_ms()):
+                    await self._tell_delivery(state, "expired", EXPIRED, state.task.until_ms)
+                    await self._write(state.task.message.command_id, CallOutcome(FORMAT, "", EXPIRED))
+            await asyncio.sleep(EXPIRE_S)
