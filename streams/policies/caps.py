@@ -15,7 +15,10 @@ from streams.patterns.durations import format_duration
 from streams.policies.local_time import period_end, period_of
 from tables.member_state import Contacts, Member
 
-Sent = Iterable[Any]  # [clock ms, digest of the command id] and, of a cascade's leg, its group; oldest first
+# [clock ms, digest of the command id] and, of a cascade's leg, its group; oldest first. A negative clock: given back,
+# for it never came; it may return, so the newest of them are kept (streams/policies/receipts.py).
+Sent = Iterable[Any]
+GIVEN_BACK_MAX = 16  # per scope
 
 
 def applies(cap: Cap, channel: str, category: str) -> bool:
@@ -36,10 +39,10 @@ def spell_cap(cap: Cap) -> str:
 def inside(cap: Cap, sent: Sent, clock_ms: int, zone: tzinfo) -> list[Any]:
     """List the messages that a cap counts at a moment."""
     if cap.span_ms is not None:
-        return [row for row in sent if clock_ms - row[0] < cap.span_ms]
+        return [row for row in sent if row[0] >= 0 and clock_ms - row[0] < cap.span_ms]
     period = cap.period or "day"
     now = period_of(period, clock_ms, zone)
-    return [row for row in sent if period_of(period, row[0], zone) == now]
+    return [row for row in sent if row[0] >= 0 and period_of(period, row[0], zone) == now]
 
 
 def group_of(row: Any) -> int:
@@ -119,11 +122,12 @@ def count_message(
 
 
 def _newest(rows: list[Any], most: int) -> list[Any]:
-    """Keep the rows of the newest groups, as many groups as a cap can count."""
-    if len(rows) <= most:
+    """Keep the rows of the newest groups, as many groups as a cap can count, and the newest that were given back."""
+    if len(rows) <= min(most, GIVEN_BACK_MAX):
         return rows
-    kept = {group_of(row) for row in once_each(rows)[-most:]}
-    return [row for row in rows if group_of(row) in kept]
+    kept = {group_of(row) for row in once_each([row for row in rows if row[0] >= 0])[-most:]}
+    back = {id(row) for row in [row for row in rows if row[0] < 0][-GIVEN_BACK_MAX:]}
+    return [row for row in rows if (id(row) in back if row[0] < 0 else group_of(row) in kept)]
 
 
 def _scopes(policy: Policy, channel: str, category: str) -> dict[str, int]:

@@ -17,7 +17,7 @@ from tests.oracle.evaluate import Instance, Read, Walk
 from tests.oracle.language import read_campaign
 
 MINUTE_MS = 60_000
-LOST = {"delivery.failed", "delivery.bounced", "delivery.expired", "delivery.cancelled", "delivery.rejected"}
+LOST = {f"delivery.{word}" for word in ("failed", "bounced", "expired", "cancelled", "rejected", "undelivered")}
 SPANS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 ATTRIBUTES = {"email": "email", "sms": "phone"}
 
@@ -277,14 +277,16 @@ def full(m: Message, cap: Mapping[str, Any], own: Sequence[Message], zone: ZoneI
 
 
 def never_came(x: Message, past: Sequence[Read]) -> bool:
-    """Whether a receipt read after the message was sent says that the member got nothing."""
-    return any(
-        r.type in LOST
-        and r.data.get("reason") != "outcome_unknown"
-        and r.data.get("command_id") == x.firing["command_id"]
-        and (r.offset > x.offset or (r.offset == x.offset and x.timers))
+    """Whether what was read after the message was sent says that the member got nothing, and nothing says otherwise."""
+    told = [
+        r
         for r in past
-    )
+        if r.data.get("command_id") == x.firing["command_id"]
+        and (r.offset > x.offset or (r.offset == x.offset and x.timers))
+    ]
+    if any(r.type == "delivery.delivered" or r.type.startswith("engagement.") for r in told):
+        return False
+    return any(r.type in LOST and r.data.get("reason") != "outcome_unknown" for r in told)
 
 
 def cap_of(cap: Mapping[str, Any]) -> tuple[int, int, str]:

@@ -145,6 +145,7 @@ class Log:
         command = command_id(instance_id(campaign["campaign"], member, None, anchor), "send", "")
         kind = rng.choice(
             ["delivery.sent", "delivery.failed", "delivery.expired", "delivery.bounced", "engagement.complained"]
+            + ["delivery.delivered", "engagement.opened"]
         )
         data: dict[str, Any] = {"command_id": command, "channel": campaign["send"]["channel"]}
         if kind == "delivery.bounced":

@@ -128,18 +128,21 @@ def run_demo(settings: Settings, events: int, seed: int, campaigns: Path, out: C
         )
         load.flush()
         steps.step("reading the topics back, replaying the log without a broker")
-        log = read_topics(settings)
-        agreement = replay_agrees(log)
-        outcome = Outcome(
-            load.counts, log, agreement, smtp.received, sum(n - 1 for n in smtp.repeated.values()),
-            ask_sql(settings, FUNNEL), ask_sql(settings, NUMBERS)[0], time.monotonic() - began,
-            {"suppressed": ask_sql(settings, SUPPRESSED), "cascades": ask_sql(settings, CASCADES)},
-            sum(map(len, outside.taken.values())), len(outside.told), load.done,
-        )  # fmt: skip
+        outcome = _outcome(settings, load, smtp, outside, began)
         steps.step("stopping")
         children.stop()
     note = "The broker was in memory: nothing of its log is kept." if broker.kind == "memory" else ""
     return print_report(outcome, out, f"{note} What it left: {home}".strip())
+
+
+def _outcome(settings: Settings, load: Load, smtp: SmtpServer, outside: Outside, began: float) -> Outcome:
+    log = read_topics(settings)
+    return Outcome(
+        load.counts, log, replay_agrees(log), smtp.received, sum(n - 1 for n in smtp.repeated.values()),
+        ask_sql(settings, FUNNEL), ask_sql(settings, NUMBERS)[0], time.monotonic() - began,
+        {"suppressed": ask_sql(settings, SUPPRESSED), "cascades": ask_sql(settings, CASCADES)},
+        sum(map(len, outside.taken.values())), len(outside.told), load.done,
+    )  # fmt: skip
 
 
 def ask_sql(settings: Settings, query: str) -> list[dict[str, Any]]:

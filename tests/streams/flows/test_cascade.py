@@ -172,6 +172,29 @@ def test_member_view_tells_at_which_leg_a_cascade_stands():
     assert stands["outcomes"] == {"news.push": "sent", "news.viber": "sent"}
 
 
+@pytest.mark.parametrize(
+    ("edited", "ends"), [("viber 3h b, sms c", None), ("whatsapp 1h b, push c", "edited"), (None, "edited")]
+)
+def test_an_edit_that_migrates_takes_a_journey_on_at_the_leg_of_the_same_channel(edited, ends):
+    found = shop().tick(11)  # stands at news.viber
+    step = f"- cascade: [{edited}]\n  name: news\n" if edited else "- wait: 1h\n  name: news\n"
+    found.publish(12, f"on_edit: migrate\nflow:\n{step}- exit: other\n").tick(191)
+    exits = [d.reason for d in found.decisions if d.outcome == "exited"]
+    assert exits == ([ends] if ends else [])
+    assert [step for step, _ in found.sent()] == ["news.push", "news.viber", *([] if ends else ["news.sms"])]
+
+
+def test_two_cascades_of_a_flow_hear_of_their_own_messages():
+    flow = (
+        "flow:\n- cascade: [push 10m a, sms 10m b]\n  name: one\n- cascade: [push 10m a, sms 10m b]\n  name: two\n"
+        "- wait: 1d\n"
+    )
+    found = receipt(shop(flow), 1, "push")
+    assert [step for step, _ in found.sent()] == ["one.push", "two.push"]
+    receipt(found, 2, "push").tick(12)  # of the first again
+    assert [step for step, _ in found.sent()] == ["one.push", "two.push", "two.sms"]
+
+
 # ---------------------------------------------------------------- under policies
 
 

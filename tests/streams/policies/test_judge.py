@@ -496,3 +496,29 @@ def test_a_journey_goes_on_after_its_message_lost_its_slot():
     policy = policies(caps=[{"limit": "1 per 1d"}])
     said = decisions([flow("f", 50, second=50)], policy, member(), *orders(1))
     assert [d.reason for d in said] == ["flow", SENT, "frequency_cap", "end"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "second"),
+    [
+        (["delivery.delivered", "delivery.expired"], "frequency_cap"),
+        (["delivery.expired", "delivery.delivered"], "frequency_cap"),
+        (["delivery.expired", "delivery.delivered", "delivery.expired"], "frequency_cap"),
+        (["delivery.undelivered"], SENT),
+        (["delivery.bounced", "engagement.clicked"], "frequency_cap"),
+        (["engagement.opened", "delivery.failed"], "frequency_cap"),
+    ],
+)
+def test_what_came_keeps_its_slot_in_whatever_order_it_is_told(kinds, second):
+    policy = policies(caps=[{"limit": "1 per 1d"}])
+    first = decisions([campaign()], policy, member(), *orders(1))[0]
+    told = [event(kind, T + HOUR + n, f"x{n}", command_id=first.command_id) for n, kind in enumerate(kinds, 1)]
+    assert reasons([campaign()], policy, member(), *orders(1), *told, *orders(2)[1:]) == [SENT, second]
+
+
+def test_a_receipt_that_names_no_command_of_ours_changes_nothing():
+    policy = policies(caps=[{"limit": "1 per 1d"}])
+    told = [
+        event("delivery.failed", T + HOUR + n, f"x{n}", command_id=name) for n, name in enumerate(["", "no-hex"], 1)
+    ]
+    assert reasons([campaign()], policy, member(), *orders(1), *told, *orders(2)[1:]) == [SENT, "frequency_cap"]
