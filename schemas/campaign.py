@@ -50,6 +50,7 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
     `on_repeat` None means the default: `restart` when the pattern holds an absence, else `keep`.
     `per`: `member` or `key`, for cooldown, limit and once. `flow`: what follows a match beyond one `send`; never both.
     `on_edit`: what this version does with journeys of the version it replaces: `drain`, `drop` or `migrate`.
+    `start_ms`, `end_ms`: it begins something only from one on and before the other; None: no such date.
     """
 
     campaign: str
@@ -70,4 +71,6 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
     timezone: str = "UTC"
     flow: "Flow | None" = None
     on_edit: str = "drain"
+    start_ms: int | None = None
+    end_ms: int | None = None
     source: dict[str, Any] = {}  # the file's own keys and values, for the log and the web

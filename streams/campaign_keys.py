@@ -32,6 +32,8 @@ KEYS = (
     "per",
     "lateness",
     "on_late",
+    "start",
+    "end",
     "send",
     "flow",
     "goal",

@@ -22,6 +22,7 @@ from streams.flows import cascade
 from streams.flows.plan import OUTCOME, AwaitedPlan, FlowPlan, chosen
 from streams.flows.receipts import DELIVERED, told
 from streams.flows.times import wait_end
+from streams.life import PAUSED, STOPPED
 from streams.patterns.expressions import capture, scalars
 from streams.patterns.match import Moment
 from streams.patterns.plan import Plan
@@ -96,6 +97,8 @@ class Journeys:
             return
         journey.step = plan.flow.first
         journey.wanted = match.at.clock_ms
+        if held.reason == PAUSED:
+            journey.outcomes = {journey.step: PAUSED}
         self._hold(cause, held)
 
     def show(self, member: Member, moment: Moment, at: Place) -> None:
@@ -299,7 +302,10 @@ class Journeys:
         if isinstance(answer, Held):
             if answer.until_ms < wanted + step.send.lifetime_ms:
                 journey.wanted = wanted
-                self._hold(cause, answer, request)
+                told = answer.reason == PAUSED and journey.outcomes.get(step.name) == PAUSED  # asked again: said once
+                if answer.reason == PAUSED:
+                    journey.outcomes = {**journey.outcomes, step.name: PAUSED}
+                self._hold(cause, answer, None if told else request)
                 return False
             answer = EXPIRED
         journey.wanted = None
@@ -332,7 +338,8 @@ class Journeys:
         plan, joined = self._registry.after_edits(journey)
         if plan is None or joined < plan.since_offset:
             edited = plan is None and self._registry.plan_of(journey.campaign, journey.version) is not None
-            self._drop(member, journey, at, "edited" if edited else "withdrawn")
+            stopped = journey.joined <= self._registry.life.stops.get(journey.campaign, -1)
+            self._drop(member, journey, at, STOPPED if stopped else "edited" if edited else "withdrawn")
             return None
         if joined != journey.joined:
             known = plan.flow.steps.get(journey.step)
