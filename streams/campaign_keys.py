@@ -34,6 +34,8 @@ KEYS = (
     "on_late",
     "start",
     "end",
+    "control",
+    "holdout",
     "send",
     "flow",
     "goal",

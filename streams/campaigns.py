@@ -15,7 +15,7 @@ from schemas.ids import h128
 from schemas.policy import PRIORITY
 from streams import marks
 from streams.campaign_keys import KEYS, Keys
-from streams.entry_keys import read_dates
+from streams.entry_keys import read_dates, read_groups
 from streams.flows.loading import FlowLoader
 from streams.patterns.check import check_at_firing, check_pattern, check_where
 from streams.patterns.check_logic import meaning
@@ -26,7 +26,7 @@ from streams.patterns.parser import Reading, read_pattern
 
 MAX_FINDINGS = 100  # of one file; nobody reads more
 VERSION_DIGITS = 16
-LATER_KEYS = ("start_ms", "end_ms")
+LATER_KEYS = ("start_ms", "end_ms", "groups")
 LATER_SEND_KEYS = {"topic": None, "priority": PRIORITY}
 
 # Errors that say "this does nothing useful" of a text that still has one meaning. Publishing refuses them; a replay of
@@ -185,6 +185,7 @@ class _Loader:
             on_edit=on_edit,
             start_ms=start_ms,
             end_ms=end_ms,
+            groups=read_groups(keys, name or ""),
             source=self.root.plain_value(),
         )
         keys.text("description")
@@ -276,7 +277,7 @@ def version_of(campaign: Campaign, trees: dict[str, Any]) -> str:
     for name in ("version", "title", "source", "pattern", "where", "if_still", "flow", "on_edit"):
         facts.pop(name, None)
     for name in LATER_KEYS:  # campaigns that do not use them keep the version they had
-        if facts[name] is None:
+        if not facts[name]:
             del facts[name]
     if facts.get("send"):
         facts["send"] = {**facts["send"], "data": None}

@@ -43,6 +43,7 @@ _SUPPRESSED = {
     "priority_lost": "a message of higher priority has the slot",
     "quiet_hours_cancel": "quiet hours",
     "control": "the member is in the control group",
+    "holdout": "the member is in the holdout group",
     "expired": "too late to be of use",
     "budget": "the budget is spent",
     "no_address": "no address",
