@@ -15,10 +15,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from schemas.ids import command_id
+from tests.oracle.cascade_cases import cascade_case
+from tests.oracle.cascades import Cascade
 from tests.oracle.evaluate import Instance, Read, time_ms
 from tests.oracle.flows import flow_case
-from tests.oracle.journeys import LIFETIME_MS, Entry, EntryWalk, Follower, chosen, named
-from tests.oracle.language import Plan, read_campaign
+from tests.oracle.generate import ATTRIBUTES
+from tests.oracle.journeys import Entry, EntryWalk, Follower, chosen, named, walk_steps
+from tests.oracle.language import Plan, read_campaign, span_ms
 
 STEP_MS = 15 * 60_000
 KINDS = ("campaign.paused", "campaign.resumed", "campaign.drained", "campaign.stopped")
@@ -67,6 +70,8 @@ class LifeFollower(Follower):
     held: int | None
     wanted: int | None
     told: bool
+    leg: Cascade | None
+    resuming: bool
 
     def paused(self) -> bool:
         """Say whether the campaign is paused before the record at hand."""
@@ -75,30 +80,65 @@ class LifeFollower(Follower):
 
     def walk(self) -> None:
         """Do what is next until a step waits, a message is held, or nothing is left."""
-        self.held = None
+        if not self.resuming:
+            self.wanted, self.told = None, False
+        self.held, self.resuming = None, False
         with contextlib.suppress(Stands):
             super().walk()
 
-    def send(self, step: Any) -> None:
-        """Send a message; in a pause stand, as long as it is of use."""
-        wanted = self.clock if self.wanted is None else self.wanted
-        until = min(self.clock + STEP_MS, wanted + LIFETIME_MS - 1)
-        name = self.names[id(step)]
+    def resume(self) -> None:
+        """Ask again for what is held."""
+        self.held, leg = None, self.leg
+        self.leg, self.resuming = None, leg is None
+        if leg is not None:
+            leg.leg -= 1
+            with contextlib.suppress(Stands):
+                if not leg.go_on(self, ""):
+                    return
+            if self.held is not None:
+                return
+        self.walk()
+
+    def see(self, r: Read, clock: int) -> None:
+        """Read an event of the member."""
+        with contextlib.suppress(Stands):
+            super().see(r, clock)
+
+    def act(self, step: Any) -> None:
+        """Issue a command; in a pause stand, however long."""
         if not self.paused():
             self.wanted, self.told = None, False
-            super().send(step)
+            super().act(step)
+            return
+        if not self.told:
+            self.say("held", "paused")
+        self.told, self.wanted, self.held = True, self.clock, self.clock + STEP_MS
+        self.stack[-1].insert(0, step)
+        self.waiting = {"wait": ""}
+        raise Stands
+
+    def send(self, name: str, send: Mapping[str, Any], variants: Mapping[str, Any] | None = None) -> None:
+        """Send a message; in a pause stand, as long as it is of use."""
+        wanted = self.clock if self.wanted is None else self.wanted
+        steps = [step for step in walk_steps(self.campaign["flow"]) if self.names[id(step)] == name]
+        shared = {} if steps else self.cascades[-1].shared
+        until = min(self.clock + STEP_MS, wanted + span_ms(shared.get("lifetime", "1d")) - 1)
+        if not self.paused():
+            self.wanted, self.told = None, False
+            super().send(name, send, variants)
         elif until > self.clock:
             if not self.told:
                 self.say("held", "paused")
             self.told, self.wanted, self.held = True, wanted, until
             self.outcomes = self.outcomes | {name: "paused"}
-            self.stack[-1].insert(0, step)
+            self.leg = None if steps else self.cascades[-1]
+            self.stack[-1][:0] = steps
             self.waiting = {"wait": ""}
             raise Stands
         else:
             self.wanted, self.told = None, False
             self.outcomes = self.outcomes | {name: "expired"}
-            texts = {k: v if isinstance(v, Mapping) else {} for k, v in step.get("variants", {}).items()}
+            texts = {k: v if isinstance(v, Mapping) else {} for k, v in (variants or {}).items()}
             variant = chosen(self, name, [(k, texts[k].get("weight", 1)) for k in texts]) if texts else ""
             self.say("suppressed", "expired", step=name, variant=variant, command=command_id(self.id, name, variant))
 
@@ -147,6 +187,7 @@ def follow(
     stop = stops[0] if stops else len(clocks)
     f = LifeFollower(entry, campaign, plan, named(campaign["flow"]), 0, 0, profile, entry.due, entry.by)
     f.stack, f.said, f.wanted, f.told = [list(campaign["flow"])], said, None, False
+    f.held, f.leg, f.resuming = None, None, False
     f.at = entry.read_up_to + (entry.due is not None)
     f.move(entry.e, entry.clock, entry.due, entry.by, profile)
     f.walk()
@@ -160,12 +201,15 @@ def follow(
             f.move(0, clock, None, None, profile)
             f.end("exited", "stopped")
         elif clock >= wakes:
-            wait = f.waiting["wait"]
-            if f.held is None and isinstance(wait, Mapping) and "until" in wait:
+            wait, held, due = f.waiting.get("wait"), f.held is not None, wakes - plan.lateness_ms
+            if not held and isinstance(wait, Mapping) and "until" in wait:
                 f.outcomes = f.outcomes | {f.names[id(f.waiting)]: "timeout"}
-            due = wakes - plan.lateness_ms
             f.move(due, clock, due, None, profile)
-            f.walk()
+            with contextlib.suppress(Stands):
+                if held:
+                    f.resume()
+                elif wait is not None or f.cascades[-1].go_on(f, "timeout"):
+                    f.walk()
         if r is not None:
             profile = r.profile
             if not f.over:
@@ -173,12 +217,39 @@ def follow(
     return f.lines
 
 
+def lists_of(steps: list[Any]) -> list[list[Any]]:
+    """List all lists of steps of a flow, inner ones too."""
+    found = [steps]
+    for step in steps:
+        inner = [case.get("then", case.get("else")) for case in step.get("branch", [])]
+        inner += [arm["then"] for arm in (step.get("split") or {}).values() if "then" in (arm or {})]
+        for more in inner:
+            found += lists_of(more)
+    return found
+
+
+def act_of(rng: random.Random, campaign: Mapping[str, Any]) -> dict[str, Any]:
+    """Make a step that issues a command about the member. No condition of `generate` looks at these marks."""
+    kind = rng.choice(["accrue", "tag", "segment"])
+    if kind != "accrue":
+        return {kind: {"add": [f"z{rng.randrange(3)}"]} | ({"remove": ["zz"]} if rng.random() < 0.4 else {})}
+    named = {s.alias: s.term.specs[0].name for s in read_campaign(campaign).steps if s.alias and s.kind == "one"}
+    points = str(rng.choice([5, 0.5, 1_000_000_000]))
+    if named and rng.random() < 0.6:
+        alias = rng.choice(sorted(named))
+        points = f"{alias}.{rng.choice(list(ATTRIBUTES[named[alias]]))}"
+    return {"accrue": {"points": points} | ({"expires": "30d"} if rng.random() < 0.5 else {})}
+
+
 def life_case(seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Make a case of flows whose campaigns have dates, on a log in which operators have their say."""
-    campaigns, events = flow_case(seed)
+    campaigns, events = cascade_case(seed) if seed % 3 == 2 else flow_case(seed)
     rng = random.Random(f"life {seed}")
     marks = sorted({event["appended_at"] for event in events})
     for campaign in campaigns:
+        for steps in lists_of(campaign["flow"]) if rng.random() < 0.5 else ():
+            if rng.random() < 0.5:
+                steps.insert(rng.randrange(len(steps) + 1 - ("exit" in steps[-1])), act_of(rng, campaign))
         first, last = sorted(rng.choice(marks) + rng.choice([-1, 0, 0, 1]) for _ in "ab")
         if rng.random() < 0.35:
             campaign["start"] = _text(first)

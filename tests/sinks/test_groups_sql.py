@@ -1,6 +1,7 @@
 """What the views say of control groups and of variants, by numbers counted by hand."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ def fill(warehouse: Warehouse, topic: str, values: list[bytes], token: str = "t"
         warehouse.insert(table, columns, f"{topic} {token}")
 
 
-def decided(member: str, outcome: str, reason: str, at: int = AT, **inputs: object) -> bytes:
+def decided(member: str, outcome: str, reason: str, at: int = AT, **inputs: Any) -> bytes:
     made = Decision(f"{member} {at}", member, "c", "v", f"i {member}", "k", outcome, reason, at, at, "e", inputs=inputs)
     return encode_decision(made)
 
@@ -42,7 +43,7 @@ def order(member: str, at: int, total: float) -> bytes:
     return encode_event(Event("order.created", at, f"o {member} {at}", member, {"total": total}))
 
 
-def rows(warehouse: Warehouse, sql: str) -> list[dict[str, object]]:
+def rows(warehouse: Warehouse, sql: str) -> list[dict[str, Any]]:
     found = warehouse.client().query(sql)
     return [dict(zip(found.column_names, row, strict=True)) for row in found.result_rows]
 
@@ -77,7 +78,7 @@ def test_uplift_counts_orders_of_both_arms_in_the_window_after_the_exposure(ware
 
 
 def test_the_policies_control_group_is_a_group_of_its_own(warehouse: Warehouse) -> None:
-    bucket = {"control_group": {"salt": "2026", "percent": 10, "bucket": 1, "of": 10_000}}
+    bucket: Any = {"control_group": {"salt": "2026", "percent": 10, "bucket": 1, "of": 10_000}}
     decisions = [
         decided("t1", "eligible", "sent_to_delivery", **bucket),
         decided("t2", "suppressed", "frequency_cap", **bucket),

@@ -29,4 +29,4 @@ def test_engine_begins_holds_and_ends_exactly_what_the_oracle_says(first):
     assert compared > CHUNK * 0.8, "the loader refuses too much of what the generator writes"
     assert count > CHUNK
     assert firing_count > CHUNK // 2
-    assert {"paused", "stopped", "expired"} <= reasons
+    assert {"paused", "stopped", "expired", "accrue", "tag", "segment"} <= reasons

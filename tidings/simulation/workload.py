@@ -195,13 +195,16 @@ def _policies(rng: random.Random, a: int) -> bytes:
 
 
 def _date(rng: random.Random, campaigns: list[Json], marks: Sequence[int]) -> None:
-    """Give campaigns dates around the times of a log."""
+    """Give campaigns dates around the times of a log, and flows steps that issue commands about the member."""
     for campaign in campaigns:
         first, last = sorted(rng.choice(marks) + rng.choice([-1, 0, 0, 1]) for _ in "ab")
         if rng.random() < 0.3:
             campaign["start"] = instant_text(first)
         if rng.random() < 0.2 and first < last:
             campaign["end"] = instant_text(last)
+        if "flow" in campaign and rng.random() < 0.6:
+            act = rng.choice([{"accrue": {"points": "5", "expires": "1d"}}, {"tag": {"add": ["z1"]}}])
+            campaign["flow"].insert(rng.randrange(len(campaign["flow"]) + 1), act)
 
 
 def _operate(rng: random.Random, campaigns: Sequence[Json], lines: list[tuple[int, bytes | None, bytes]]) -> None:
