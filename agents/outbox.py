@@ -12,16 +12,17 @@ from aiokafka.partitioner import murmur2
 
 from agents.batching import BatchWriter, Entry, Sent
 from agents.letters import OUTPUT_BYTES_MAX, OVERHEAD_BYTES, fitting, hash_of, letter_of_output
-from agents.topics import ATTRIBUTIONS, COMMANDS_OF, DEAD_LETTERS, DECISIONS, LARGE_MESSAGE_BYTES_MAX
+from agents.topics import ATTRIBUTIONS, COMMANDS_OF, DEAD_LETTERS, DECISIONS, LARGE_MESSAGE_BYTES_MAX, MEMBER_COMMANDS
 from schemas.codec import dead_letter_headers, encode_attribution, encode_command, encode_decision
 from schemas.commands import CancelMessage, SendMessage, lane_of
 from schemas.errors import StateError
+from schemas.member_commands import MemberCommand, encode_member_command
 from schemas.records import Attribution, DeadLetter, Decision
 from streams.epoch import Epoch
 
 MEMBER_BYTES_MAX = LARGE_MESSAGE_BYTES_MAX - OVERHEAD_BYTES
 _POSITIVE = 0x7FFF_FFFF
-_Output = TypeVar("_Output", SendMessage | CancelMessage, Decision, Attribution)
+_Output = TypeVar("_Output", SendMessage | CancelMessage, MemberCommand, Decision, Attribution)
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +58,8 @@ class Outbox:
         places: defaultdict[tuple[str, int], list[Entry]] = defaultdict(list)
         if epoch.commands:
             await self._place_commands(places, epoch)
+        if epoch.member_commands:
+            await self._place(places, MEMBER_COMMANDS, epoch, epoch.member_commands, encode_member_command)
         if epoch.decisions:
             await self._place(places, DECISIONS, epoch, epoch.decisions, encode_decision)
         if epoch.attributions:

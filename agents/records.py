@@ -1,4 +1,4 @@
-"""The sink: records of four topics into ClickHouse, each offset range exactly once.
+"""The sink: records of the log's topics into ClickHouse, each offset range exactly once.
 
 Per cycle, for each partition that has records (its range first..last, cut at any place):
 
@@ -35,13 +35,13 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from agents import failpoints
-from agents.topics import ATTRIBUTIONS, COMMANDS_OF, DECISIONS, EVENTS
+from agents.topics import ATTRIBUTIONS, COMMANDS_OF, DECISIONS, EVENTS, MEMBER_COMMANDS
 from schemas.codec import decode_event
 from schemas.errors import RegistryUnreachable
 from sinks.rows import Batch, DecodeEvent, LogRecord, build
 
 GROUP = "tidings-sink"
-TOPICS = (EVENTS, *COMMANDS_OF.values(), DECISIONS, ATTRIBUTIONS)
+TOPICS = (EVENTS, *COMMANDS_OF.values(), MEMBER_COMMANDS, DECISIONS, ATTRIBUTIONS)
 FETCH_COUNT = 5_000
 FETCH_QUEUE_KIB = 16_384
 POLL_SECONDS = 0.1

@@ -27,6 +27,7 @@ SENT_OF: Mapping[str, str] = {  # by lane
 SMS_IDS = "tidings-delivery-sms-ids"
 INBOX = "tidings-inbox"
 CALLS = "tidings-calls"
+MEMBER_COMMANDS = "member-commands"
 DECISIONS = "decisions"
 ATTRIBUTIONS = "attributions"
 DEAD_LETTERS = "dead-letters"
@@ -70,6 +71,8 @@ TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec(COMMANDS, "member_id", "SendMessage or CancelMessage, JSON", _kept(7)),
     TopicSpec(COMMANDS_OF[TRANSACTIONAL], "member_id", "the same, lane transactional", _kept(7)),
     TopicSpec(COMMANDS_OF[BULK], "member_id", "the same, lane bulk", _kept(7)),
+    # 30 d: a ledger that was down can catch up; whoever obeys these obeys each id once.
+    TopicSpec(MEMBER_COMMANDS, "member_id", "AccruePoints, UpdateTags or UpdateSegments, JSON", _kept(30)),
     # 30 d on what analytics are made of, like the events themselves: a sink that was down can catch up.
     TopicSpec(DECISIONS, "member_id", "Decision, JSON", _kept(30)),
     TopicSpec(ATTRIBUTIONS, "member_id", "Attribution, JSON", _kept(30)),

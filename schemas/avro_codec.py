@@ -25,13 +25,14 @@ from schemas.codec import MAX_BYTES, decode_event, settled
 from schemas.commands import CancelMessage, SendMessage
 from schemas.errors import DecodeError
 from schemas.events import Event
+from schemas.member_commands import AccruePoints, MemberCommand, UpdateSegments, UpdateTags
 from schemas.records import Attribution, Decision
 
 MAGIC = b"\0"
 HEADER_BYTES = 5
 RECEIPT = "receipt"
 Resolve = Callable[[int], Any]
-_T = TypeVar("_T", SendMessage, CancelMessage, Decision, Attribution)
+_T = TypeVar("_T", SendMessage, CancelMessage, Decision, Attribution, AccruePoints, UpdateTags, UpdateSegments)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ONE_MS = timedelta(milliseconds=1)
@@ -45,6 +46,9 @@ NAMES: Mapping[type, str] = {
     CancelMessage: "cancel_message",
     Decision: "decision",
     Attribution: "attribution",
+    AccruePoints: "accrue_points",
+    UpdateTags: "update_tags",
+    UpdateSegments: "update_segments",
 }
 _JSON_TEXT = frozenset({"data", "context", "member", "inputs", "correlation"})
 _RECEIPT_ENVELOPE = frozenset({"event_id", "member_id", "occurred_at", "status"})
@@ -199,7 +203,9 @@ def event_decoder(resolve: Resolve | None) -> Callable[[bytes | None], Event]:
 # ---------------------------------------------------------------- commands, decisions, attributions
 
 
-def encode_record_avro(record: SendMessage | CancelMessage | Decision | Attribution, schema_id: int) -> bytes:
+def encode_record_avro(
+    record: SendMessage | CancelMessage | Decision | Attribution | MemberCommand, schema_id: int
+) -> bytes:
     """Write one record of ours under the id that the registry gave the schema of its kind."""
     name = NAMES[type(record)]
     return _write(name, _fields(record, name), schema_id)

@@ -28,6 +28,14 @@ class Limit(msgspec.Struct, frozen=True):
     per_ms: int
 
 
+class Group(msgspec.Struct, frozen=True):
+    """Members left out of a campaign, chosen by a hash of `salt` and member. `name`: `control` or `holdout:NAME`."""
+
+    name: str
+    salt: str
+    percent: float
+
+
 class Send(msgspec.Struct, frozen=True):
     """The message to send. `data`: name -> expression text, judged at the firing. `lane`: empty for its category's.
 
@@ -50,6 +58,8 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
     `on_repeat` None means the default: `restart` when the pattern holds an absence, else `keep`.
     `per`: `member` or `key`, for cooldown, limit and once. `flow`: what follows a match beyond one `send`; never both.
     `on_edit`: what this version does with journeys of the version it replaces: `drain`, `drop` or `migrate`.
+    `start_ms`, `end_ms`: it begins something only from one on and before the other; None: no such date.
+    `groups`: members it leaves out, to measure what it brings.
     """
 
     campaign: str
@@ -70,4 +80,7 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
     timezone: str = "UTC"
     flow: "Flow | None" = None
     on_edit: str = "drain"
+    start_ms: int | None = None
+    end_ms: int | None = None
+    groups: tuple[Group, ...] = ()
     source: dict[str, Any] = {}  # the file's own keys and values, for the log and the web

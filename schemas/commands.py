@@ -14,7 +14,7 @@ class SendMessage(msgspec.Struct, gc=False, tag="SendMessage", tag_field="type")
 
     `data` holds the values named under `send.data` in the campaign, `member` the profile the template may use.
     `expires_at_ms`: not sent after it. `caused_at_ms`: append time of the record whose processing decided it. `lane`:
-    see `lane_of`.
+    see `lane_of`. `variant`: the one of several texts that was chosen; "" where there is one.
     """
 
     command_id: str
@@ -35,6 +35,7 @@ class SendMessage(msgspec.Struct, gc=False, tag="SendMessage", tag_field="type")
     data: dict[str, Any] = {}
     member: dict[str, Any] = {}
     lane: str = ""
+    variant: str = ""
 
 
 class CancelMessage(msgspec.Struct, gc=False, tag="CancelMessage", tag_field="type"):

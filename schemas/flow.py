@@ -117,7 +117,28 @@ class LegStep(SendStep, frozen=True, tag="leg"):
     last: bool = False
 
 
-Step = SendStep | WaitStep | BranchStep | SplitStep | ExitStep | CascadeStep
+class AccrueStep(msgspec.Struct, frozen=True, tag="accrue"):
+    """Ask for points. `points`: an expression, judged when the step is reached; `expires_ms`: a span from then."""
+
+    name: str
+    points: str
+    reason: str = ""
+    expires_ms: int | None = None
+    then: str = ""
+
+
+class MarkStep(msgspec.Struct, frozen=True, tag="mark"):
+    """Add marks to the member and remove others. `what`: `tag` or `segment`."""
+
+    name: str
+    what: str
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+    then: str = ""
+
+
+ActStep = AccrueStep | MarkStep
+Step = SendStep | WaitStep | BranchStep | SplitStep | ExitStep | CascadeStep | AccrueStep | MarkStep
 
 
 def legs_of(step: CascadeStep) -> list[LegStep]:

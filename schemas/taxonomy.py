@@ -153,6 +153,10 @@ tick | | The partition's clock moves; nothing else.
 campaign.published | campaign version yaml path | A campaign is live from this record on.
 campaign.withdrawn | campaign | A campaign ends at this record.
 campaign.suspended | campaign version | A campaign that raised too often stops on this partition.
+campaign.paused | campaign | A campaign begins nothing and sends nothing from this record on.
+campaign.resumed | campaign | A paused or draining campaign goes on as before.
+campaign.drained | campaign | A campaign begins nothing from this record on; what runs goes on to its end.
+campaign.stopped | campaign | A campaign begins nothing from this record on, and what runs ends.
 policy.published | version yaml path partitions | Policies hold from this record on, instead of those before.
 policy.withdrawn | | No policies hold from this record on.
 """

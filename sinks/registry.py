@@ -21,7 +21,7 @@ NOT_FOUND = 404
 TIMEOUT_S = 5.0  # an epoch waits for the answer, once per schema id and process
 MAX_RETRIES = 3
 
-# Permanent names. Topics with one kind of record follow the registry's default (<topic>-value); commands carry two.
+# Permanent names. Topics with one kind of record follow the registry's default (<topic>-value); others name the kind.
 SUBJECTS: Mapping[str, str] = MappingProxyType(
     {
         "event": "events-value",
@@ -30,6 +30,9 @@ SUBJECTS: Mapping[str, str] = MappingProxyType(
         "decision": "decisions-value",
         "attribution": "attributions-value",
         "receipt": "events-tidings.Receipt",
+        "accrue_points": "member-commands-tidings.AccruePoints",
+        "update_tags": "member-commands-tidings.UpdateTags",
+        "update_segments": "member-commands-tidings.UpdateSegments",
     }
 )
 

@@ -15,15 +15,17 @@ from schemas.commands import SendMessage
 from schemas.errors import DecodeError
 from schemas.events import TICK, Event
 from schemas.ids import event_id_at
+from schemas.member_commands import AccruePoints, decode_member_command
 from schemas.records import Attribution, Decision
 
 EVENTS = "events"
 COMMANDS = "commands"
 COMMANDS_TRANSACTIONAL = "commands-transactional"
 COMMANDS_BULK = "commands-bulk"
+MEMBER_COMMANDS = "member-commands"
 DECISIONS = "decisions"
 ATTRIBUTIONS = "attributions"
-TOPICS = (EVENTS, COMMANDS, COMMANDS_TRANSACTIONAL, COMMANDS_BULK, DECISIONS, ATTRIBUTIONS)
+TOPICS = (EVENTS, COMMANDS, COMMANDS_TRANSACTIONAL, COMMANDS_BULK, MEMBER_COMMANDS, DECISIONS, ATTRIBUTIONS)
 
 MAX_TIME_MS = 10_413_791_999_999  # 2299-12-31T23:59:59.999Z, the last instant of DateTime64(3)
 MAX_UINT32 = 2**32 - 1
@@ -47,7 +49,11 @@ TABLES: dict[str, tuple[str, ...]] = {
         "command_id", "kind", "campaign", "version", "member_id", "instance_id", "step", "channel", "template",
         "category",
         "reason", "decided_at", "caused_at", "expires_at", "anchor", "attribution_window_ms", "data",
-        "log_partition", "log_offset",
+        "log_partition", "log_offset", "variant",
+    ),
+    "member_commands": (
+        "command_id", "kind", "campaign", "version", "member_id", "instance_id", "step", "points", "reason",
+        "expires_at", "added", "removed", "decided_at", "caused_at", "anchor", "log_partition", "log_offset",
     ),
     "receipts": (
         "event_id", "type", "status", "campaign", "version", "member_id", "command_id", "instance_id", "channel",
@@ -226,6 +232,34 @@ def _command(rows: dict[str, list[Row]], partition: int, record: LogRecord, deco
             _json(send.data).decode() if send else "{}",
             partition,
             record.offset,
+            send.variant if send else "",
+        )
+    )
+
+
+def _member_command(rows: dict[str, list[Row]], partition: int, record: LogRecord, decode: DecodeEvent) -> None:
+    command = decode_member_command(record.value)
+    accrued = command if isinstance(command, AccruePoints) else None
+    expires_ms = accrued.expires_at_ms if accrued is not None else None
+    rows.setdefault("member_commands", []).append(
+        (
+            command.command_id,
+            type(command).__name__,
+            command.campaign,
+            command.version,
+            command.member_id,
+            command.instance_id,
+            command.step,
+            _number(accrued.points) if accrued is not None else None,
+            accrued.reason if accrued is not None else "",
+            None if expires_ms is None else _time(expires_ms),
+            [] if isinstance(command, AccruePoints) else command.add,
+            [] if isinstance(command, AccruePoints) else command.remove,
+            _time(command.decided_at_ms),
+            _time(command.caused_at_ms),
+            command.anchor,
+            partition,
+            record.offset,
         )
     )
 
@@ -262,6 +296,7 @@ _EMIT: dict[str, Callable[[dict[str, list[Row]], int, LogRecord, DecodeEvent], N
     COMMANDS: _command,
     COMMANDS_TRANSACTIONAL: _command,
     COMMANDS_BULK: _command,
+    MEMBER_COMMANDS: _member_command,
     DECISIONS: _decision,
     ATTRIBUTIONS: _attribution,
 }

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from streams.decide import Match
+from streams.life import PAUSED, hold_until
 from streams.policies.contact import judge as judge_contact
 from streams.policies.judge import count, judge
 from streams.policies.share import Row, Share
-from streams.policies.verdict import Eligible, MessageRequest, Verdict
+from streams.policies.verdict import Eligible, Held, MessageRequest, Suppressed, Verdict
 from streams.registry import Registry
 from tables.codec import decode_member
 from tables.member_state import Member
@@ -79,7 +80,10 @@ class Arbiter:
         self._share.follow(self._registry.policy)
 
     def __call__(self, request: MessageRequest, member: Member, clock_ms: int) -> Verdict:
-        """Judge a message, and count it if it may go."""
+        """Judge a message, and count it if it may go. A pause of its campaign comes before all else."""
+        if self._registry.life.pauses(request.campaign):
+            until_ms = hold_until(clock_ms, request.wanted_at_ms + request.lifetime_ms)
+            return Held(until_ms, PAUSED) if until_ms > clock_ms else Suppressed("expired")
         policy = self._registry.policy
         if policy is None:
             return judge_contact(request, member, clock_ms)

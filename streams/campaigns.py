@@ -15,6 +15,7 @@ from schemas.ids import h128
 from schemas.policy import PRIORITY
 from streams import marks
 from streams.campaign_keys import KEYS, Keys
+from streams.entry_keys import read_dates, read_groups
 from streams.flows.loading import FlowLoader
 from streams.patterns.check import check_at_firing, check_pattern, check_where
 from streams.patterns.check_logic import meaning
@@ -25,6 +26,7 @@ from streams.patterns.parser import Reading, read_pattern
 
 MAX_FINDINGS = 100  # of one file; nobody reads more
 VERSION_DIGITS = 16
+LATER_KEYS = ("start_ms", "end_ms", "groups")
 LATER_SEND_KEYS = {"topic": None, "priority": PRIORITY}
 
 # Errors that say "this does nothing useful" of a text that still has one meaning. Publishing refuses them; a replay of
@@ -161,6 +163,8 @@ class _Loader:
         lateness = keys.lateness()
         flows = FlowLoader(keys, self.reading)
         flow, on_edit = flows.load()
+        zone = keys.timezone()
+        start_ms, end_ms = read_dates(keys, zone)
         campaign = Campaign(
             campaign=name or "",
             pattern=pattern or "",
@@ -176,9 +180,12 @@ class _Loader:
             on_late=keys.choice("on_late", ("ignore", "cancel")),
             send=msgspec.structs.replace(send, data={key: text for key, (text, _) in data.items()}) if send else None,
             attribution_window_ms=keys.attribution(),
-            timezone=keys.timezone(),
+            timezone=zone,
             flow=flow,
             on_edit=on_edit,
+            start_ms=start_ms,
+            end_ms=end_ms,
+            groups=read_groups(keys, name or ""),
             source=self.root.plain_value(),
         )
         keys.text("description")
@@ -269,9 +276,12 @@ def version_of(campaign: Campaign, trees: dict[str, Any]) -> str:
     facts: dict[str, Any] = msgspec.to_builtins(campaign)
     for name in ("version", "title", "source", "pattern", "where", "if_still", "flow", "on_edit"):
         facts.pop(name, None)
+    for name in LATER_KEYS:  # campaigns that do not use them keep the version they had
+        if not facts[name]:
+            del facts[name]
     if facts.get("send"):
         facts["send"] = {**facts["send"], "data": None}
-        for name, default in LATER_SEND_KEYS.items():  # campaigns that do not use them keep the version they had
+        for name, default in LATER_SEND_KEYS.items():  # likewise
             if facts["send"][name] == default:
                 del facts["send"][name]
     return h128(msgspec.json.encode([facts, trees], order="deterministic").decode())[:VERSION_DIGITS]

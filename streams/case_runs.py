@@ -7,7 +7,7 @@ import msgspec
 
 from schemas.codec import encode_event
 from schemas.commands import CancelMessage, SendMessage
-from schemas.events import TICK, Event, Record
+from schemas.events import LIFE_TYPES, TICK, Event, Record
 from schemas.findings import Finding
 from schemas.ids import correlation_text
 from schemas.records import Decision
@@ -98,14 +98,7 @@ def run_case(case: Case, plan: Plan) -> Story:
     offset = 0
     for event in case.events:
         offset = _idle(story, engine, offset, event.append_ms)
-        tick = event.type == TICK
-        value = Event(
-            event.type,
-            event.at_ms,
-            None if tick else event.id,
-            None if tick else event.member,
-            data=_data(story, event),
-        )
+        value = _event_of(story, event)
         _take(story, engine.run([Record(offset, event.append_ms, None, encode_event(value))]), event.id)
         offset += 1
     latest = case.events[-1].append_ms if case.events else 0
@@ -141,16 +134,23 @@ def _data(story: Story, event: CaseEvent) -> dict[str, Any]:
     return event.data
 
 
+def _event_of(story: Story, event: CaseEvent) -> Event:
+    """Make an event of a case's line; what an operator says is of no member, and of the case's campaign."""
+    if event.type == TICK:
+        return Event(TICK, event.at_ms, data=event.data)
+    if event.type in LIFE_TYPES:
+        return Event(event.type, event.at_ms, event.id, data={"campaign": story.plan.id})
+    return Event(event.type, event.at_ms, event.id, event.member, data=_data(story, event))
+
+
 def _idle(story: Story, engine: PartitionEngine, offset: int, until_ms: int) -> int:
     """Tick as the partition's owner does while nothing else moves the clock; returns the next offset.
 
-    Only for flows, whose waits count from the clock; cases of patterns say themselves when something is read.
+    Only for flows, whose waits count from the clock, and where an operator has a say; cases of patterns say themselves
+    when something is read.
     """
-    while (
-        story.plan.flow.explicit
-        and engine.next_fire_ms is not None
-        and engine.clock_ms < engine.next_fire_ms < until_ms
-    ):
+    idles = story.plan.flow.explicit or any(event.type in LIFE_TYPES for event in story.case.events)
+    while idles and engine.next_fire_ms is not None and engine.clock_ms < engine.next_fire_ms < until_ms:
         tick_ms = engine.next_fire_ms
         _take(story, engine.run([Record(offset, tick_ms, None, encode_event(Event(TICK, tick_ms)))]), "tick")
         offset += 1
@@ -318,6 +318,9 @@ def _happened(story: Story, said: Expected | Denied) -> list[tuple[str, str | No
         if decision.outcome == "suppressed":
             text = f"it was suppressed at {show_time(conclusion.shown_ms)} for {decision.anchor} ({decision.reason})"
             found.append((decision.reason, None, text))
+        elif decision.outcome == "held":
+            text = f"its message for {decision.anchor} was held at {show_time(conclusion.shown_ms)} ({decision.reason})"
+            found.append((decision.reason, None, text))
         elif conclusion.called_back_by is not None:
             by = conclusion.called_back_by
             text = f"its message for {decision.anchor} was called back because of {_event(story, by)}"
@@ -358,7 +361,12 @@ def _event(story: Story, event_id: str | None) -> str:
 def _wish(story: Story, wanted: Expected) -> str:
     subject = _subject(wanted.member, wanted.anchor, wanted.correlation if wanted.correlated else None)
     why = wanted.reason or "any reason"
-    verbs = {"eligible": "fire", "suppressed": f"be suppressed ({why})", "exited": f"have left its flow ({why})"}
+    verbs = {
+        "eligible": "fire",
+        "suppressed": f"be suppressed ({why})",
+        "held": f"be held ({why})",
+        "exited": f"have left its flow ({why})",
+    }
     verb = verbs.get(wanted.decision, "have completed its flow")
     parts = [f"'{story.plan.id}' to {verb}"]
     if wanted.step is not None:
@@ -378,8 +386,8 @@ def _wish(story: Story, wanted: Expected) -> str:
 def _instead(story: Story, wanted: Expected, near: Conclusion | None) -> str:
     if near is None:
         return "; ".join(text for _, _, text in _happened(story, wanted))
-    if near.decision.outcome == "suppressed":
-        return f"it was suppressed at {show_time(near.shown_ms)} ({near.decision.reason})"
+    if near.decision.outcome in ("suppressed", "held"):
+        return f"it was {near.decision.outcome} at {show_time(near.shown_ms)} ({near.decision.reason})"
     if near.decision.outcome in ENDS:
         return f"it {ENDS[near.decision.outcome]} at {show_time(near.shown_ms)} ({near.decision.reason})"
     text = _fired(story, near)

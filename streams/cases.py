@@ -57,8 +57,10 @@ BECAUSE = (
     "topic_off",
     "no_address",
     "invalid_address",
+    "paused",  # its message is held; nothing else holds one in a case
+    "stopped",
 )
-DECISIONS = ("eligible", "suppressed", "exited", "completed")  # the last two: how a journey ended
+DECISIONS = ("eligible", "suppressed", "held", "exited", "completed")  # the last two: how a journey ended
 # What a member has unless the case says otherwise: every channel may be used and can be reached.
 REACHABLE: dict[str, Any] = {
     "phone": "+10000000000",

@@ -17,6 +17,7 @@ from streams.flows.plan import SEND_STEP
 from streams.patterns.expressions import scalars
 from streams.patterns.plan import Plan
 from streams.policies.contact import address_of
+from streams.policies.groups import exposed
 from streams.policies.verdict import Held, MessageRequest, Suppressed
 from streams.policies.verdict import Verdict as Answer
 from tables.digests import add, digest_of_hex, holds
@@ -86,6 +87,19 @@ def conclude(match: Match, state: PlanState, arbiter: Arbiter) -> Verdict:
     if _fired_before(match, state):
         return Verdict(describe(match, "suppressed", "duplicate"))
     firing = _firing(match)
+    if campaign.groups:
+        exposures, refusal = exposed(campaign, match.member.member_id)
+        if refusal is not None:
+            return Verdict(describe(match, "suppressed", refusal, {"exposures": exposures}), firing)
+        answered = _answer(match, firing, arbiter)
+        answered.decision.inputs = {**answered.decision.inputs, "exposures": exposures}
+        return answered
+    return _answer(match, firing, arbiter)
+
+
+def _answer(match: Match, firing: Firing, arbiter: Arbiter) -> Verdict:
+    """Begin the journey of a match that fired, or ask for its message."""
+    campaign, at = match.plan.campaign, match.at
     if campaign.flow is not None:
         return Verdict(describe(match, "entered", "flow"), firing, begins=True)
     send = campaign.send

@@ -137,6 +137,8 @@ class PartitionEngine(Views):
                 continue
             if record.append_ms > self.clock_ms:
                 self.clock_ms = record.append_ms
+                if record.append_ms >= self.registry.turn_ms:
+                    self.registry.turn(record.append_ms)
             if timers.first <= self.clock_ms:
                 self._fire_due(record)
             if event is None:
@@ -445,10 +447,9 @@ class PartitionEngine(Views):
 
     def _fire_due(self, record: Record) -> None:
         """Fire every timer with due + lateness <= clock, in the order (due, member, campaign, start)."""
-        members = self._members
         due_ids = self._timers.take(self.clock_ms)
-        self._load([member_id for member_id in due_ids if member_id not in members])
-        due = [members[member_id] for member_id in due_ids]
+        self._load([member_id for member_id in due_ids if member_id not in self._members])
+        due = [self._members[member_id] for member_id in due_ids]
         queue = queue_timers(due, record.offset, self.registry.live, self.clock_ms)
         while queue:
             self._fire_one(queue, heappop(queue), record)
@@ -477,7 +478,7 @@ class PartitionEngine(Views):
         out: list[Outcome] = []
         try:
             if instance is None:
-                fire_date(plan, state, member, record.offset, self.clock_ms, out)
+                fire_date(plan, state, member, record.offset, self.clock_ms, out, self.registry.life)
             elif instance in state.instances:
                 reach_deadline(plan, state, member, instance, record.offset, out)
         except Exception as error:  # as in _match_plan

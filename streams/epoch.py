@@ -6,6 +6,7 @@ The caller's protocol (DESIGN §5): outputs, acks, changelog (members then meta)
 import msgspec
 
 from schemas.commands import Command
+from schemas.member_commands import MemberCommand
 from schemas.records import Attribution, DeadLetter, Decision, Firing
 from tables.store import Hint
 
@@ -35,3 +36,4 @@ class Epoch(msgspec.Struct, gc=False):
     hints: list[Hint]
     counters: dict[str, int]
     meta_first: dict[bytes, bytes | None] = {}
+    member_commands: list[MemberCommand] = []

@@ -109,6 +109,7 @@ def _campaign(tracer: Tracer, name: str) -> dict[str, Any]:
         "title": plan.campaign.title,
         "pattern": " ".join(plan.campaign.pattern.split()),
         "state": SUSPENDED if stopped else _state(told, date),
+        "life": tracer.life_of(name),
         "suspended_at": _at(stopped.since_ms) if stopped else None,
         "caps": _caps(plan),
         "instances": told,

@@ -64,6 +64,10 @@ class Scalar:
         """Where the value begins, its quote or block sign included."""
         return self._file.place(self._start)
 
+    def renamed(self, text: str) -> "Scalar":
+        """Make another text that stands at the same place, for what is short for something longer."""
+        return Scalar(self._file, text, None, self._start, self._end)
+
     def place(self, pos: Pos) -> Pos:
         """Find where a place inside the value lies in the file; exact unless a numeric escape comes before it."""
         offset = 0

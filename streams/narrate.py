@@ -11,6 +11,13 @@ _ENDS = {
     "evicted": "ended: pushed out, too many instances lived at once",
     "withdrawn": "ended: the campaign was withdrawn",
 }
+_LIFE = {
+    "scheduled": "it begins nothing before its start",
+    "ended": "it begins nothing any more; what runs goes on",
+    "paused": "it begins nothing, and its messages wait until it is resumed",
+    "draining": "it begins nothing; what runs goes on",
+    "stopped": "it begins nothing, and what ran has ended",
+}
 _COUNTED = {
     "after_window": "after the step's end",
     "before_window": "before the step's begin",
@@ -36,6 +43,7 @@ _SUPPRESSED = {
     "priority_lost": "a message of higher priority has the slot",
     "quiet_hours_cancel": "quiet hours",
     "control": "the member is in the control group",
+    "holdout": "the member is in the holdout group",
     "expired": "too late to be of use",
     "budget": "the budget is spent",
     "no_address": "no address",
@@ -75,6 +83,8 @@ def _campaign(campaign: Json) -> Iterator[str]:
     yield f"  pattern: {campaign['pattern']}"
     if campaign["suspended_at"]:
         yield f"  stopped at {_when(campaign['suspended_at'])}: it failed too often; publish it again once it is mended"
+    if campaign["life"] in _LIFE:
+        yield f"  {campaign['life']}: {_LIFE[campaign['life']]}"
     if campaign["earlier_instances"]:
         yield f"  {_many(campaign['earlier_instances'], 'earlier match', 'earlier matches')} not shown"
     for life in campaign["instances"]:

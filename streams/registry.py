@@ -12,11 +12,20 @@ import msgspec
 
 from schemas.campaign import Campaign
 from schemas.errors import StateError
-from schemas.events import CAMPAIGN_PUBLISHED, CAMPAIGN_SUSPENDED, POLICY_PUBLISHED, POLICY_WITHDRAWN, Event
+from schemas.events import (
+    CAMPAIGN_PUBLISHED,
+    CAMPAIGN_STOPPED,
+    CAMPAIGN_SUSPENDED,
+    LIFE_TYPES,
+    POLICY_PUBLISHED,
+    POLICY_WITHDRAWN,
+    Event,
+)
 from schemas.findings import errors
 from schemas.flow import DRAIN, MIGRATE
 from schemas.policy import Policy
 from streams.campaigns import load_campaign
+from streams.life import DRAINING, ENDED, LIVE, NEVER_MS, PAUSED, STOPPED, Life, next_turn
 from streams.patterns.plan import Plan
 from streams.policies.load import load_policy
 from streams.routes import Route, build_routes
@@ -28,9 +37,9 @@ META_LIST = (
     # and, where an edit moves or drops its journeys, the next version, `on_edit` and the edit's offset
 )
 META_TEXT = b"\x00campaign/"  # + id/version: [path, text]
-LIVE = "live"
-DRAINING = "draining"
 SUSPENDED = "suspended"  # stopped because it raised too often (streams/breaker.py); publishing it again closes that
+HELD_BACK = "drained"  # a live version that its operator lets drain; `draining` are versions that were replaced
+STOP = "stop"  # a row without a version: since when journeys of a campaign are over
 POLICY = "policy"  # the row of the policies in force, under POLICY_NAME, which no campaign can be called
 POLICY_NAME = "policies.yaml"
 
@@ -54,6 +63,10 @@ class Registry:
         self._policy_at = (-1, 0)
         self.live: dict[str, Plan] = {}
         self.suspended: dict[str, Plan] = {}  # by id; `since_offset` and `since_ms` say when it was stopped
+        self.stopped: dict[str, Plan] = {}  # likewise, by its operator
+        self.life = Life()
+        self.turn_ms = NEVER_MS  # the clock at which a campaign's date is reached
+        self._clock_ms = 0
         self._versions: dict[tuple[str, str], Plan] = {}
         self._until: dict[tuple[str, str], int] = {}
         # Of a replaced version whose journeys do not drain: the new version, its `on_edit`, the edit's offset.
@@ -67,7 +80,7 @@ class Registry:
         for plan in fixed or ():
             self.live[plan.id] = self._versions[plan.id, plan.version] = plan
         if META_CLOCK in meta:
-            self.generation = _unpack(meta[META_CLOCK])[3]
+            _, _, self._clock_ms, self.generation, *_ = _unpack(meta[META_CLOCK])
             self._restore(meta)
         self.routes: dict[str, Route] = {}
         self.dated: tuple[Plan, ...] = ()
@@ -107,7 +120,7 @@ class Registry:
         if self._changed:
             self._changed = False
             here = META_LIST + str(self.generation).encode()
-            stopped = {(plan.id, plan.version) for plan in self.suspended.values()}
+            stopped = {(plan.id, plan.version) for plan in [*self.suspended.values(), *self.stopped.values()]}
             listed = {here} | {_text_key(name, version) for name, version in self._versions.keys() | stopped}
             if self.policy is not None:
                 listed.add(_text_key(POLICY_NAME, self.policy.version))
@@ -128,13 +141,19 @@ class Registry:
              *self._edits.get((p.id, p.version), ())]
             for p, state in self._states()
         ]  # fmt: skip
+        rows += [[name, "", STOP, 0, offset, 0] for name, offset in sorted(self.life.stops.items())]
         if self.policy is not None:
             rows.append([POLICY_NAME, self.policy.version, POLICY, self.partitions, *self._policy_at])
         return rows
 
     def _states(self) -> list[tuple[Plan, str]]:
-        found = [(p, LIVE if self.live.get(p.id) is p else DRAINING) for p in self._versions.values()]
+        stored = {PAUSED: PAUSED, DRAINING: HELD_BACK}
+        found = [
+            (p, stored.get(self.life.said.get(p.id, ""), LIVE) if self.live.get(p.id) is p else DRAINING)
+            for p in self._versions.values()
+        ]
         found += [(plan, SUSPENDED) for plan in self.suspended.values()]
+        found += [(plan, STOPPED) for plan in self.stopped.values()]
         return sorted(found, key=lambda item: (item[0].id, item[0].version))
 
     def _restore(self, meta: Mapping[bytes, bytes]) -> None:
@@ -146,6 +165,12 @@ class Registry:
         self._known.add(here)
         listed = sorted(_unpack(meta[here]))
         for name, version, state, until, since_offset, since_ms, *edit in listed:
+            if state == STOP:
+                self.life.stops[name] = since_offset
+                continue
+            if self.fixed:
+                self._restore_given(name, state, since_offset, since_ms)
+                continue
             key = _text_key(name, version)
             path, text = _unpack(meta[key])
             if state == POLICY:
@@ -160,19 +185,43 @@ class Registry:
             plan = Plan(campaign)
             plan.since_offset, plan.since_ms = since_offset, since_ms
             self._known.add(key)
-            if state == SUSPENDED:
-                self.suspended[name] = plan
+            if state in (SUSPENDED, STOPPED):
+                (self.suspended if state == SUSPENDED else self.stopped)[name] = plan
             else:
-                self._add(plan, state, until)
+                self._restore_version(plan, state, until)
             if edit:
                 self._edits[name, version] = (edit[0], edit[1], edit[2])
 
+    def _restore_given(self, name: str, state: str, since_offset: int, since_ms: int) -> None:
+        if state == STOPPED and name in self.live:
+            campaign = self.live.pop(name).campaign
+            del self._versions[name, campaign.version]
+            plan = self.stopped[name] = Plan(campaign)
+            plan.since_offset, plan.since_ms = since_offset, since_ms
+        elif state in (PAUSED, HELD_BACK) and name in self.live:
+            self.life.said[name] = PAUSED if state == PAUSED else DRAINING
+
+    def _restore_version(self, plan: Plan, state: str, until: int) -> None:
+        said = {PAUSED: PAUSED, HELD_BACK: DRAINING}.get(state)
+        if said is not None:
+            self.life.said[plan.id] = said
+        self._add(plan, state if said is None else LIVE, until)
+
+    def turn(self, clock_ms: int) -> None:
+        """Learn that the clock has reached a campaign's date."""
+        self._clock_ms = clock_ms
+        self._rebuild()
+
     def apply(self, event: Event, offset: int, clock_ms: int) -> str:
         """Apply a control record. Returns the findings as text if the campaign cannot be run, else ''."""
+        name = event.data.get("campaign")
+        self._offset, self._clock_ms = offset, clock_ms
+        if event.type in LIFE_TYPES:  # of campaigns that are given as well: a replay repeats what its operators did
+            if isinstance(name, str):
+                self._live_on(name, event.type, clock_ms)
+            return ""
         if self.fixed:
             return ""
-        name = event.data.get("campaign")
-        self._offset = offset
         self._retire(clock_ms)
         if event.type in (POLICY_PUBLISHED, POLICY_WITHDRAWN):
             return self._apply_policy(event, offset, clock_ms)
@@ -188,6 +237,26 @@ class Registry:
             return "; ".join(str(f) for f in errors(findings)) or "campaign.published: no campaign in data.yaml"
         self._publish(campaign, text, path if isinstance(path, str) else "", offset, clock_ms)
         return ""
+
+    def _live_on(self, name: str, type_: str, clock_ms: int) -> None:
+        """Pause, resume, drain or stop a campaign."""
+        plan = self.live.get(name)
+        if type_ == CAMPAIGN_STOPPED:
+            if plan is not None:
+                self.stopped[name] = Plan(plan.campaign)
+                self.stopped[name].since_offset, self.stopped[name].since_ms = self._offset, clock_ms
+                self.life.said.pop(name, None)
+            if plan is not None or self.newest(name) is not None:
+                self.life.stops[name] = self._offset
+                self._withdraw(name)
+            return
+        paused = self.life.pauses(name)
+        if not self.life.follow(name, type_, runs=plan is not None):
+            return
+        for ref in [ref for ref in self._until if paused and ref[0] == name]:  # it stood still meanwhile
+            self._until[ref] = clock_ms + self._versions[ref].horizon_ms()
+        self._change()
+        self._rebuild()
 
     def _apply_policy(self, event: Event, offset: int, clock_ms: int) -> str:
         if event.type == POLICY_WITHDRAWN:
@@ -214,7 +283,7 @@ class Registry:
             {
                 "campaign": plan.id,
                 "version": plan.version,
-                "state": state,
+                "state": self.life.state_of(plan, self._clock_ms) if self.live.get(plan.id) is plan else state,
                 "since_offset": plan.since_offset,
                 "title": plan.campaign.title,
                 "pattern": plan.campaign.pattern,
@@ -243,14 +312,19 @@ class Registry:
             self._until[ref] = until
 
     def _publish(self, campaign: Campaign, text: str, path: str, offset: int, clock_ms: int) -> None:
-        if self.suspended.pop(campaign.campaign, None) is not None:
+        name = campaign.campaign
+        if self.suspended.pop(name, None) is not None or self.stopped.pop(name, None) is not None:
             self._change()
-        old = self.live.get(campaign.campaign)
+        if self.life.said.get(name) == DRAINING:  # published again it begins again; a pause stays
+            del self.life.said[name]
+            self._change()
+            self._rebuild()
+        old = self.live.get(name)
         if old is not None and old.version == campaign.version:
             return
         if old is not None:
             self._drain(old, clock_ms)
-        plan = self._versions.get((campaign.campaign, campaign.version))
+        plan = self._versions.get((name, campaign.version))
         if plan is None:  # else it still drains: its instances are its own
             plan = Plan(campaign)
             plan.since_offset, plan.since_ms = offset, clock_ms
@@ -277,8 +351,9 @@ class Registry:
             self.suspended[name] = Plan(plan.campaign)
             self.suspended[name].since_offset, self.suspended[name].since_ms = self._offset, clock_ms
             self._change()
-        elif self.suspended.pop(name, None) is not None:
+        elif self.suspended.pop(name, None) is not None or self.stopped.pop(name, None) is not None:
             self._change()
+        self.life.said.pop(name, None)
         self._withdraw(name)
 
     def _withdraw(self, name: str) -> None:
@@ -286,7 +361,8 @@ class Registry:
         self._forget(ref for ref in list(self._versions) if ref[0] == name)
 
     def _retire(self, clock_ms: int) -> None:
-        self._forget([ref for ref, until in self._until.items() if until < clock_ms])
+        over = [ref for ref, until in self._until.items() if until < clock_ms]
+        self._forget([ref for ref in over if not self.life.pauses(ref[0])])
 
     def _forget(self, refs: Iterable[tuple[str, str]]) -> None:
         for name, version in list(refs):
@@ -298,9 +374,14 @@ class Registry:
 
     def _rebuild(self) -> None:
         live = sorted(self.live.values(), key=lambda plan: plan.id)
+        clock_ms = self._clock_ms
+        states = {plan.id: self.life.state_of(plan, clock_ms) for plan in live}
         draining = [plan for plan in self._versions.values() if self.live.get(plan.id) is not plan]
-        self.routes = build_routes(live, draining)
-        self.dated = tuple(plan for plan in live if plan.dated)
+        # What begins nothing now is like a version that drains: it keeps histories, and what runs goes on.
+        idle = [plan for plan in live if states[plan.id] != LIVE]
+        self.routes = build_routes([plan for plan in live if states[plan.id] == LIVE], [*idle, *draining])
+        self.dated = tuple(plan for plan in live if plan.dated and states[plan.id] != ENDED)
+        self.turn_ms = next_turn(live, clock_ms)
 
 
 def named_meta(meta: Mapping[bytes, bytes]) -> dict[bytes, bytes]:

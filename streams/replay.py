@@ -109,8 +109,9 @@ def replay(
     changes a result. Nothing is written anywhere; members stay in memory, one decoded record each.
     """
     fixed = None if plans is None else list(plans)
+    says = decisions or any(plan.flow.marks for plan in fixed or ())  # a journey's tags may decide a firing
     engine = PartitionEngine(
-        partition, MemoryStore(), topic=topic, campaigns=fixed, durable=False, decisions=decisions, policy=policy
+        partition, MemoryStore(), topic=topic, campaigns=fixed, durable=False, decisions=says, policy=policy
     )
     fired: set[str] = set()
     for records, events in log.batches(batch) if isinstance(log, Log) else _batches(log, batch):

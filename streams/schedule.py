@@ -5,6 +5,7 @@ from heapq import heappush
 from typing import Any
 
 from streams.dates import member_zone, next_calendar_date, next_member_date
+from streams.life import LIVE, Life, state_by_dates
 from streams.patterns.match import COMPLETED, Outcome
 from streams.patterns.nodes import Calendar, MemberDate
 from streams.patterns.plan import Plan
@@ -101,20 +102,31 @@ def arm_dates(plans: Iterable[Plan], member: Member, clock_ms: int, profile_chan
 def next_date(plan: Plan, member: Member, after_ms: int) -> tuple[int, str] | None:
     """Return (due in ms, label) of a dated plan's next date for a member."""
     node = plan.steps[0].node
-    zone = member_zone(member.profile, plan.campaign.timezone)
+    campaign, coming = plan.campaign, None
+    zone = member_zone(member.profile, campaign.timezone)
+    if campaign.start_ms is not None:
+        after_ms = max(after_ms, campaign.start_ms - 1)
     if isinstance(node, MemberDate):
-        return next_member_date(node, member.profile, zone, after_ms)
-    return next_calendar_date(node, zone, after_ms) if isinstance(node, Calendar) else None
+        coming = next_member_date(node, member.profile, zone, after_ms)
+    elif isinstance(node, Calendar):
+        coming = next_calendar_date(node, zone, after_ms)
+    ended = coming is not None and campaign.end_ms is not None and coming[0] >= campaign.end_ms
+    return None if ended else coming
 
 
-def fire_date(plan: Plan, state: PlanState, member: Member, offset: int, clock_ms: int, out: list[Outcome]) -> None:
-    """A date has come: complete it if `where` holds now, and arm the next. Dates missed meanwhile are skipped."""
+def fire_date(
+    plan: Plan, state: PlanState, member: Member, offset: int, clock_ms: int, out: list[Outcome], life: Life
+) -> None:
+    """A date has come: complete it if `where` holds now, and arm the next. Dates missed meanwhile are skipped.
+
+    A date that comes while its campaign is paused or drains is skipped too.
+    """
     if state.armed is None:
         return
     due, label = state.armed
     state.armed = next_date(plan, member, max(due, clock_ms))
-    if due < plan.since_ms:
-        return  # it came while the campaign was withdrawn
+    if due < plan.since_ms or not life.free(plan.id) or state_by_dates(plan.campaign, due) != LIVE:
+        return  # it came while the campaign was withdrawn, or paused
     if plan.where is not None and not plan.where({}, {}, member.profile, clock_ms):
         return
     instance = Instance(plan.version, None, None, label, (offset, 0), due, due)

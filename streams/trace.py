@@ -16,6 +16,7 @@ from schemas.policy import Policy
 from schemas.records import Decision
 from streams.caps import cap_key
 from streams.engine import PartitionEngine
+from streams.life import LIVE, STOPPED
 from streams.patterns.evidence import Evidence, judge
 from streams.patterns.match import CANCELLED, COMPLETED, EVICTED, Moment
 from streams.patterns.plan import MAX_AGE_MS, Plan
@@ -142,6 +143,14 @@ class Tracer:
         """Campaigns by id that were stopped for failing, those to be noted."""
         stopped = self._engine.registry.suspended
         return {name: plan for name, plan in stopped.items() if self._only in (None, name)}
+
+    def life_of(self, name: str) -> str:
+        """Name the state that dates and operators give a campaign: `live`, `scheduled`, `paused` and so on."""
+        registry = self._engine.registry
+        plan = registry.live.get(name)
+        if plan is None:
+            return STOPPED if name in registry.life.stops else LIVE
+        return registry.life.state_of(plan, self.clock_ms)
 
     @property
     def policy(self) -> Policy | None:

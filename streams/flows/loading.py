@@ -16,6 +16,7 @@ from schemas.flow import (
     DROP,
     MIGRATE,
     OWN_KEY,
+    ActStep,
     Arm,
     Awaited,
     BranchStep,
@@ -31,6 +32,7 @@ from schemas.flow import (
 )
 from streams import marks
 from streams.campaign_keys import TEMPLATE_NAME, Keys
+from streams.flows.act_keys import ACTS, SHORT, read_act, spelled_out
 from streams.flows.cascade_keys import CascadeReader
 from streams.flows.check import (
     check_flow,
@@ -49,12 +51,13 @@ from streams.patterns.nodes import Expr, Pos, Positive
 from streams.patterns.parser import Reading, read_pattern
 
 FLOW_KEYS = ("flow", "goal", "exit_on", "on_edit")
-KINDS = ("send", "cascade", "wait", "branch", "split", "exit")
+KINDS = ("send", "cascade", "wait", "branch", "split", "exit", *ACTS, *SHORT)
 STEP_KEYS = (*KINDS, "name", "variants")
 WAIT_KEYS = ("until", "timeout", "key", "window", "weekday", "at")
 MAX_STEPS = 64  # of one flow; the longest of the recipes has 12
 MAX_WAYS = 16  # cases of a branch, arms of a split, variants of a message
 MAX_WEIGHT = 1_000_000
+TEXTS = frozenset({"test", "event", "data", "points"})  # these count by their meanings
 OUTCOME = "outcome"  # the name under which a flow's conditions see what came of earlier steps
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
@@ -148,10 +151,10 @@ class FlowLoader:
             got = " and ".join(kinds) if kinds else "none"
             self._at("step-kind", keys.pos, f"a step is one of {', '.join(KINDS)} (got {got})", "one kind per step")
             return None
-        kind = kinds[0]
+        kind = spelled_out(keys, kinds[0])
         if "variants" in keys.found and kind != "send":
             keys.add("no-effect", "variants", f"'variants' has no effect on {kind}", "only send has them")
-        raw = _Raw(kind, self._name(keys, kind), keys)
+        raw = _Raw(kind, self._name(keys, kinds[0]), keys)
         if len(self.raws) == MAX_STEPS:
             self._at("too-many-steps", keys.pos, f"a flow has at most {MAX_STEPS} steps", "split the campaign")
         self.raws.append(raw)
@@ -161,6 +164,8 @@ class FlowLoader:
             raw.step = self._cascade(keys, raw.name)
         elif kind == "wait":
             raw.step = self._wait(keys, raw.name)
+        elif kind in ACTS:
+            raw.step = read_act(keys, kind, raw.name, self._expression)
         elif kind == "exit":
             reason = keys.scalar("exit")
             if reason is not None and not _NAME.fullmatch(reason.text):
@@ -407,7 +412,7 @@ class FlowLoader:
         if raw.kind == "split":
             arms = tuple(Arm(label, weight, self._link(steps, then, out)) for label, weight, _, steps in raw.ways)
             return SplitStep(raw.name, arms)
-        if isinstance(raw.step, SendStep | WaitStep | CascadeStep):
+        if isinstance(raw.step, SendStep | WaitStep | CascadeStep | ActStep):
             return msgspec.structs.replace(raw.step, then=then)
         return raw.step if isinstance(raw.step, ExitStep) else None
 
@@ -423,7 +428,5 @@ class FlowLoader:
 
 def _without_texts(value: Any) -> Any:
     if isinstance(value, dict):
-        return {
-            name: None if name in ("test", "event", "data") else _without_texts(inner) for name, inner in value.items()
-        }
+        return {name: None if name in TEXTS else _without_texts(inner) for name, inner in value.items()}
     return [_without_texts(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -6,11 +6,13 @@ A plain `send` is a flow of one step named `send`.
 from schemas.campaign import Campaign
 from schemas.flow import (
     OWN_KEY,
+    AccrueStep,
     Awaited,
     BranchStep,
     CascadeStep,
     Flow,
     LegStep,
+    MarkStep,
     SendStep,
     Step,
     WaitStep,
@@ -67,6 +69,7 @@ class FlowPlan:
         # Legs of cascades stand beside the steps, each under its own name.
         self.cascades = {step.name: legs_of(step) for step in flow.steps if isinstance(step, CascadeStep)}
         self.steps |= {leg.name: leg for legs in self.cascades.values() for leg in legs}
+        self.marks = any(isinstance(step, MarkStep) for step in flow.steps)  # it changes the profile
         self.first = flow.steps[0].name if flow.steps else ""
         bound = {OUTCOME: True} | {alias: True for step in flow.steps for alias in _aliases_of(step)}
         known = aliases | frozenset(bound)
@@ -107,6 +110,10 @@ class FlowPlan:
                 self.exprs.append(expr)
                 tests.append((compile_judge(expr), case.then))
             self.tests[step.name] = tests
+        elif isinstance(step, AccrueStep):
+            expr = parse_expression(step.points, known)
+            self.exprs.append(expr)
+            self.values[step.name] = {"points": compile_values(expr)}
         elif isinstance(step, SendStep) and self.explicit:
             exprs = {name: parse_expression(text, known) for name, text in step.send.data.items()}
             self.exprs += exprs.values()

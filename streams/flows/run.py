@@ -12,16 +12,18 @@ from functools import partial
 from typing import Any
 
 from schemas.commands import Command, SendMessage
-from schemas.flow import BranchStep, CascadeStep, LegStep, SendStep, SplitStep, WaitStep
+from schemas.flow import ActStep, BranchStep, CascadeStep, LegStep, SendStep, SplitStep, WaitStep
 from schemas.ids import command_id, decision_id
+from schemas.member_commands import MemberCommand
 from schemas.records import Decision
 from streams.arbiter import Defer
 from streams.decide import Arbiter, Match, Place, note
 from streams.epoch import Epoch
-from streams.flows import cascade
+from streams.flows import acts, cascade
 from streams.flows.plan import OUTCOME, AwaitedPlan, FlowPlan, chosen
 from streams.flows.receipts import DELIVERED, told
 from streams.flows.times import wait_end
+from streams.life import PAUSE_STEP_MS, PAUSED, STOPPED
 from streams.patterns.expressions import capture, scalars
 from streams.patterns.match import Moment
 from streams.patterns.plan import Plan
@@ -66,6 +68,7 @@ class Journeys:
         self.arbiter = arbiter
         self._defer = defer
         self.commands: list[Command] = []
+        self.member_commands: list[MemberCommand] = []
         self.decisions: list[Decision] = []
         self.counts: Counter[str] = Counter()
         self.failures: list[tuple[Plan, Exception]] = []
@@ -73,6 +76,7 @@ class Journeys:
     def say_to(self, out: Epoch, counts: Counter[str]) -> None:
         """Append to this epoch's outputs and counts from now on."""
         self.commands, self.decisions, self.counts = out.commands, out.decisions, counts
+        self.member_commands = out.member_commands
 
     def take_failures(self) -> list[tuple[Plan, Exception]]:
         """Hand over what raised since the last call, with its campaign."""
@@ -96,6 +100,8 @@ class Journeys:
             return
         journey.step = plan.flow.first
         journey.wanted = match.at.clock_ms
+        if held.reason == PAUSED:
+            journey.outcomes = {journey.step: PAUSED}
         self._hold(cause, held)
 
     def show(self, member: Member, moment: Moment, at: Place) -> None:
@@ -200,6 +206,10 @@ class Journeys:
                 name = self._branch(cause, step)
             elif isinstance(step, SplitStep):
                 name = self._split(cause, step)
+            elif isinstance(step, ActStep):
+                if not self._act(cause, step):
+                    return
+                name = step.then
             else:
                 self._end(cause, "exited", step.reason)
                 return
@@ -273,6 +283,26 @@ class Journeys:
         self._walk(cause, self._close(cause, leg, leg.send.channel))
         return True
 
+    def _act(self, cause: Cause, step: ActStep) -> bool:
+        """Issue a command that is no message; False when the journey stands, for its campaign is paused."""
+        journey, at = cause.journey, cause.at
+        if self._registry.life.pauses(cause.plan.id):
+            if journey.wanted is None:
+                self._say(cause, "held", PAUSED, inputs={"step": step.name})
+                journey.wanted = at.clock_ms
+            self._hold(cause, Held(at.clock_ms + PAUSE_STEP_MS, PAUSED))
+            return False
+        journey.wanted = None
+        command, came = acts.issue(step, cause.plan, cause.member, journey, at, _aliases(journey))
+        journey.outcomes = {**journey.outcomes, step.name: came}
+        if command is None:
+            self._say(cause, "suppressed", came, inputs={"step": step.name})
+        else:
+            self.member_commands.append(command)
+            self._say(cause, "issued", acts.kind_of(step), inputs={"step": step.name})
+            self.decisions[-1].command_id = command.command_id
+        return True
+
     # ------------------------------------------------------------ messages
 
     def _send(self, cause: Cause, step: SendStep) -> bool:
@@ -299,7 +329,10 @@ class Journeys:
         if isinstance(answer, Held):
             if answer.until_ms < wanted + step.send.lifetime_ms:
                 journey.wanted = wanted
-                self._hold(cause, answer, request)
+                told = answer.reason == PAUSED and journey.outcomes.get(step.name) == PAUSED  # asked again: said once
+                if answer.reason == PAUSED:
+                    journey.outcomes = {**journey.outcomes, step.name: PAUSED}
+                self._hold(cause, answer, None if told else request)
                 return False
             answer = EXPIRED
         journey.wanted = None
@@ -332,7 +365,8 @@ class Journeys:
         plan, joined = self._registry.after_edits(journey)
         if plan is None or joined < plan.since_offset:
             edited = plan is None and self._registry.plan_of(journey.campaign, journey.version) is not None
-            self._drop(member, journey, at, "edited" if edited else "withdrawn")
+            stopped = journey.joined <= self._registry.life.stops.get(journey.campaign, -1)
+            self._drop(member, journey, at, STOPPED if stopped else "edited" if edited else "withdrawn")
             return None
         if joined != journey.joined:
             known = plan.flow.steps.get(journey.step)
@@ -449,4 +483,5 @@ def _message(cause: Cause, step: SendStep, request: MessageRequest, template: st
         data=data,
         member=dict(profile),
         lane=step.send.lane,
+        variant=request.variant,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from schemas.flow import LegStep, SendStep, WaitStep
+from schemas.flow import ActStep, LegStep, SendStep, WaitStep
 from schemas.records import Decision
 from streams.patterns.durations import format_duration
 from streams.patterns.grammar import WEEKDAYS
@@ -35,6 +35,8 @@ def waits_for(plan: Plan | None, name: str, *, held: bool = False) -> str:
         return f"the {step.send.channel} message to be delivered"
     if isinstance(step, SendStep):
         return f"the {step.send.channel} message may go"
+    if isinstance(step, ActStep):
+        return "the campaign to go on"
     if not isinstance(step, WaitStep):
         return ""
     if step.until is not None:

@@ -7,6 +7,7 @@ def test_names_on_kafka_never_change():
         "commands",
         "commands-transactional",
         "commands-bulk",
+        "member-commands",
         "decisions",
         "attributions",
         "dead-letters",

@@ -197,12 +197,16 @@ class Walk:
     def _past(self, member_id: str) -> list[Read]:
         return self.history[member_id]
 
+    def _begins(self, plan: Plan, x: Read) -> bool:
+        """Say whether the campaign began something when x was read; `life` knows of dates and operators."""
+        return True
+
     # --- first step -------------------------------------------------------------------------------------------------
 
     def _first(self, plan: Plan, r: Read) -> Iterator[Match]:
         """Every match of the first step that r completes, one per correlation key."""
         step = plan.steps[0]
-        if not takes_part(plan, step, r, {}):
+        if not takes_part(plan, step, r, {}) or not self._begins(plan, r):
             return
         bound = {step.alias: r.data} if step.alias else {}
         if not Scope(r.data, plan.aliases, bound, r.profile).holds(plan.where):
@@ -212,7 +216,10 @@ class Walk:
             seen = [
                 x
                 for x in self._past(r.member_id)
-                if x.offset > unspent_after and has(plan, values, x) and takes_part(plan, step, x, {})
+                if x.offset > unspent_after
+                and has(plan, values, x)
+                and takes_part(plan, step, x, {})
+                and self._begins(plan, x)
             ]
             window = step_span(plan, step)
             if step.kind != "agg" and plan.whole_ms is not None:

@@ -185,8 +185,10 @@ class Follower:
                 self.outcomes = self.outcomes | {name: arm}
                 self.say("assigned", "split", step=name, variant=arm)
                 self.stack.append(list((arms[arm] or {}).get("then", [])))
-            else:
+            elif "exit" in step:
                 self.end("exited", step["exit"])
+            else:
+                self.act(step)
         if not self.over:
             self.end("completed", "end")
 
@@ -199,6 +201,24 @@ class Follower:
             if self.scope(last, self.profile).holds(read_expression(case["if"])):
                 return list(case["then"])
         return []
+
+    def act(self, step: Any) -> None:
+        """Issue a command about the member, or say why not. What it does to the profile is not followed here."""
+        name, kind = self.names[id(step)], next(k for k in ("accrue", "tag", "segment") if k in step)
+        asked = step[kind]
+        told = {"add": asked.get("add", []), "remove": asked.get("remove", [])}
+        if kind == "accrue":
+            points = flat(
+                self.scope(self.entry.instance.last.data, self.profile).raw(read_expression(asked["points"])[1])
+            )
+            if len(points) != 1 or isinstance(points[0], str) or not 0 < points[0] <= 1_000_000_000:
+                self.outcomes = self.outcomes | {name: "no_points"}
+                self.say("suppressed", "no_points", step=name, variant="", command="")
+                return
+            expires = self.clock + span_ms(asked["expires"]) if "expires" in asked else None
+            told = {"points": float(points[0]), "expires": expires}
+        self.outcomes = self.outcomes | {name: "done"}
+        self.say("issued", kind, step=name, command=command_id(self.id, name, ""), told=told)
 
     def send(self, name: str, send: Mapping[str, Any], variants: Mapping[str, Any] | None = None) -> None:
         """Send a message, or say why not."""
@@ -296,7 +316,8 @@ def named(steps: Sequence[Any]) -> dict[int, str]:
     """Give each step its name: its own, else its kind with a number from the second on."""
     names: dict[int, str] = {}
     for step in walk_steps(steps):
-        kind = next(k for k in ("send", "cascade", "wait", "branch", "split", "exit") if k in step)
+        kinds = ("send", "cascade", "wait", "branch", "split", "exit", "accrue", "tag", "segment")
+        kind = next(k for k in kinds if k in step)
         number, name = 1, step.get("name", kind)
         while name in names.values():
             number += 1

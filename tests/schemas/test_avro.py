@@ -24,6 +24,7 @@ from schemas.codec import encode_event
 from schemas.commands import CancelMessage, SendMessage
 from schemas.errors import DecodeError
 from schemas.events import Event
+from schemas.member_commands import AccruePoints, UpdateSegments, UpdateTags
 from schemas.records import Attribution, Decision
 
 AT = 1_795_255_200_123
@@ -33,7 +34,12 @@ EVENT = Event(
 )  # fmt: skip
 RECORDS = [
     SendMessage("c1", "m", "c", "v", "i", "s", "email", "t", "a@b.example", AT, AT, AT, "e1", data={"a": [1.5, "x"]}),
+    SendMessage("c1", "m", "c", "v", "i", "s", "email", "t", "a@b.example", AT, AT, AT, "e1", variant="b"),
     CancelMessage("c1", "m", "c", "i", "late", AT, AT),
+    AccruePoints("c1", "m", "c", "v", "i", "s", 12.5, AT, AT, "e1", "gift", AT),
+    AccruePoints("c1", "m", "c", "v", "i", "s", 1.0, AT, AT, "e1"),
+    UpdateTags("c1", "m", "c", "v", "i", "s", AT, AT, "e1", ["a"], ["b", "c"]),
+    UpdateSegments("c1", "m", "c", "v", "i", "s", AT, AT, "e1", ["a"]),
     Decision("d", "m", "c", "v", "i", "x", "eligible", "matched", AT, AT, "e1", ["a", 1], AT, inputs={"b": 1}),
     Decision("d", "m", "c", "v", "i", "x", "eligible", "matched", AT, AT, "e1"),
     Attribution("a", "m", "c", "v", "i", "c1", "email", "last_touch", "sent", AT, "e2", "order.created", AT, AT, 9.5),
@@ -118,14 +124,35 @@ def test_a_writer_without_a_required_field_does_not_fit() -> None:
 
 
 def test_a_decision_written_before_inputs_existed_still_reads() -> None:
-    record = RECORDS[3]
-    assert isinstance(record, Decision)
+    record = next(record for record in RECORDS if isinstance(record, Decision) and not record.inputs)
     old = changed("decision", without=("inputs", "channel", "correlation"))
     fields = {
         "decision_id": "d", "member_id": "m", "campaign": "c", "version": "v", "instance_id": "i", "command_id": "x",
         "outcome": "eligible", "reason": "matched", "decided_at": AT, "caused_at": AT, "anchor": "e1",
     }  # fmt: skip
     assert decode_record_avro(Decision, written(old, fields), lambda _: parse_schema(old)) == record
+
+
+MESSAGE = {
+    "command_id": "c1", "member_id": "m", "campaign": "c", "version": "v", "instance_id": "i", "step": "s",
+    "channel": "email", "template": "t", "address": "a@b.example", "decided_at": AT, "caused_at": AT, "expires_at": AT,
+    "anchor": "e1",
+}  # fmt: skip
+
+
+def test_a_message_written_before_variants_existed_still_reads() -> None:
+    old = changed("send_message", without=("variant",))
+    found = decode_record_avro(SendMessage, written(old, MESSAGE), lambda _: parse_schema(old))
+    assert found.variant == ""
+
+
+def test_a_reader_that_knows_no_variant_reads_what_has_one() -> None:
+    new = schema_text("send_message")
+    body = io.BytesIO(written(new, {**MESSAGE, "variant": "b"})[5:])
+    old = fastavro.parse_schema(json.loads(changed("send_message", without=("variant",))))
+    found: Any = fastavro.schemaless_reader(body, fastavro.parse_schema(json.loads(new)), old)
+    assert "variant" not in found
+    assert found["command_id"] == "c1"
 
 
 # ---------------------------------------------------------------- refusals

@@ -7,6 +7,7 @@ import pytest
 from schemas.codec import encode_command, encode_decision, encode_event
 from schemas.commands import CancelMessage, SendMessage
 from schemas.events import Event
+from schemas.member_commands import AccruePoints, UpdateTags, encode_member_command
 from schemas.records import Decision
 from sinks.rows import MAX_TIME_MS, TABLES, Batch, LogRecord, build
 
@@ -128,3 +129,23 @@ def test_a_hostile_attribute_still_fits_its_column(value: object) -> None:
 def test_the_same_records_give_the_same_columns() -> None:
     records = [LogRecord(n, AT + n, event(data={"b": n, "a": {"y": 1, "x": 2}})) for n in range(20)]
     assert build("events", 0, records) == build("events", 0, records)
+
+
+def test_commands_about_members_fill_one_table() -> None:
+    accrue = AccruePoints("k1", "m1", "c1", "v", "i1", "gift", 12.5, AT, AT, "e1", "birthday", AT + 5)
+    tags = UpdateTags("k2", "m1", "c1", "v", "i1", "tag", AT, AT, "e1", ["vip"], ["old"])
+    values = [encode_member_command(accrue), encode_member_command(tags), b"{}"]
+    batch = build("member-commands", 0, [LogRecord(n, AT, value) for n, value in enumerate(values)])
+    first, second = cells(batch, "member_commands"), cells(batch, "member_commands", 1)
+    assert (first["kind"], first["points"], first["reason"], first["expires_at"]) == (
+        "AccruePoints", 12.5, "birthday", AT + 5,
+    )  # fmt: skip
+    assert (second["kind"], second["points"], second["added"], second["removed"]) == (
+        "UpdateTags", None, ["vip"], ["old"],
+    )  # fmt: skip
+    assert list(batch.undecodable.values()) == [1]
+
+
+def test_a_message_keeps_the_variant_that_was_chosen() -> None:
+    send = SendMessage("k1", "m1", "c", "v", "i", "s", "email", "t", "a@b.example", AT, AT, AT, "e1", variant="b")
+    assert cells(build("commands", 0, [LogRecord(0, AT, encode_command(send))]), "messages")["variant"] == "b"

@@ -1,4 +1,4 @@
-"""`campaigns list|publish|start|withdraw|show`: campaigns reach running workers through the log, as control records."""
+"""`campaigns publish|start|withdraw|list|…`: campaigns reach running workers through the log, as control records."""
 
 import contextlib
 import difflib
@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from agents.topics import EVENTS
-from schemas.codec import decode_event, encode_event
-from schemas.errors import DecodeError, OperatorError
+from schemas.codec import encode_event
+from schemas.errors import OperatorError
 from schemas.events import (
     CAMPAIGN_PUBLISHED,
-    CAMPAIGN_SUSPENDED,
     CAMPAIGN_WITHDRAWN,
-    CONTROL_TYPES,
+    LIFE_TYPES,
     POLICY_PUBLISHED,
     POLICY_WITHDRAWN,
     RECORDED_AT_HEADER,
@@ -26,28 +24,22 @@ from schemas.events import (
 )
 from schemas.findings import ERROR
 from schemas.ids import h128
-from schemas.instants import instant_ms, instant_text
+from schemas.instants import instant_ms
 from streams.campaigns import load_campaign
 from streams.registry import POLICY_NAME
 from tidings.brokers import attach
+from tidings.cli.campaign_life import life_commands
+from tidings.cli.campaign_log import OVER, WITHDRAWN, from_log
 from tidings.cli.check import examine
 from tidings.cli.output import output_option, print_rows
 from tidings.cli.policies import read_policy, the_policy_file
-from tidings.cli.progress import Bar
 from tidings.config import Settings
 from tidings.files import campaign_paths, cases_path, is_policy, policy_paths, read_text
 from tidings.producing import Sender
 from tidings.web.ask import ask
 
 POLL_S = 0.25  # an edit is to be live within a second: a quarter to see it, the rest to check and send it
-READ_TIMEOUT_S = 30.0
 RECIPES = "recipes"  # their folder in that of the campaigns
-WITHDRAWN, MIXED = "withdrawn", "mixed"
-POLICY_TYPES = frozenset({POLICY_PUBLISHED, POLICY_WITHDRAWN})
-_STATES = {
-    CAMPAIGN_PUBLISHED: "live", CAMPAIGN_WITHDRAWN: WITHDRAWN, CAMPAIGN_SUSPENDED: "suspended",
-    POLICY_PUBLISHED: "live", POLICY_WITHDRAWN: WITHDRAWN,
-}  # fmt: skip
 COLUMNS = ("campaign", "version", "state", "partitions", "published_at", "title")
 
 broker_option = click.option("--broker", metavar="local|HOST:PORT,…", help="The broker; default TIDINGS_BROKER.")
@@ -55,7 +47,7 @@ broker_option = click.option("--broker", metavar="local|HOST:PORT,…", help="Th
 
 @click.group()
 def campaigns() -> None:
-    """List, publish, start and withdraw campaigns.
+    """List, publish, start, pause, stop and withdraw campaigns.
 
     A campaign is live once its control record is on every partition of the topic 'events': running workers take it up
     from there, without a restart, and a replay of the log runs the same versions at the same places.
@@ -66,6 +58,7 @@ def campaigns() -> None:
       python -m tidings campaigns publish --watch campaigns/demo
       python -m tidings campaigns start lost_cart
       python -m tidings campaigns list
+      python -m tidings campaigns pause thank_you
       python -m tidings campaigns withdraw thank_you
     """  # noqa: D301 click wants the character itself
 
@@ -255,22 +248,31 @@ def withdraw(names: tuple[str, ...], broker: str | None, output: str) -> None:
       python -m tidings campaigns withdraw thank_you
       python -m tidings campaigns withdraw thank_you cart_reminder --output json
     """  # noqa: D301 click wants the character itself
+    print_rows(_tell("withdraw", names, broker, CAMPAIGN_WITHDRAWN, WITHDRAWN), output)
+
+
+def _tell(command: str, names: tuple[str, ...], broker: str | None, kind: str, state: str) -> list[dict[str, Any]]:
+    """Send a control record for each campaign named, if the log knows all of them."""
     settings = attach(Settings.from_env(broker=broker))
-    known = {row["campaign"] for row in from_log(settings)}
+    known = {row["campaign"]: row["state"] for row in from_log(settings)}
+    if kind in LIFE_TYPES:  # policies hold or they do not, and what is over is not paused
+        known = {name: was for name, was in known.items() if name != POLICY_NAME and was not in OVER}
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean '{near[0]}'?" if near else "see 'campaigns list'"
-            raise OperatorError(f"campaigns withdraw: no such campaign in the log (got '{name}'); {hint}")
+            raise OperatorError(f"campaigns {command}: no such campaign runs (got '{name}'); {hint}")
     sender = Sender(settings, EVENTS)
-    rows = []
     for name in names:
         if name == POLICY_NAME:
             send_everywhere(sender, POLICY_WITHDRAWN, {})
         else:
-            send_everywhere(sender, CAMPAIGN_WITHDRAWN, {"campaign": name})
-        rows.append({"campaign": name, "state": WITHDRAWN, "partitions": sender.partitions})
-    print_rows(rows, output)
+            send_everywhere(sender, kind, {"campaign": name})
+    return [{"campaign": name, "state": state, "partitions": sender.partitions} for name in names]
+
+
+for _command in life_commands(broker_option, _tell):
+    campaigns.add_command(_command)
 
 
 # ---------------------------------------------------------------- start
@@ -377,105 +379,3 @@ def _from_worker(settings: Settings) -> list[dict[str, Any]] | None:
         }
         for row in page["campaigns"]
     ]  # fmt: skip
-
-
-def from_log(settings: Settings) -> list[dict[str, Any]]:
-    """Read the last control record of each campaign from every partition of the log.
-
-    Raises:
-        OperatorError: the broker is out of reach (exit code 3).
-    """
-    last: dict[str, dict[int, Event]] = {}
-    count, records = _control_records(settings)
-    for partition, event in records:
-        name = POLICY_NAME if event.type in POLICY_TYPES else event.data.get("campaign")
-        if isinstance(name, str):
-            copies = last.setdefault(name, {})
-            if event.type == CAMPAIGN_SUSPENDED and partition in copies:
-                event.data = {**copies[partition].data, **event.data}  # whose text is that of its publication
-            copies[partition] = event
-    return [_row(name, last[name], count) for name in sorted(last)]
-
-
-def _row(name: str, copies: dict[int, Event], count: int) -> dict[str, Any]:
-    newest = max(copies.values(), key=lambda event: event.occurred_at_ms)
-    same = [e for e in copies.values() if (e.type, e.data.get("version")) == (newest.type, newest.data.get("version"))]
-    whole = len(same) == count
-    text = newest.data.get("yaml") if newest.type not in (CAMPAIGN_WITHDRAWN, POLICY_WITHDRAWN) else ""
-    campaign = load_campaign(text if isinstance(text, str) else "", name)[0] if name != POLICY_NAME else None
-    return {
-        "campaign": name,
-        "version": newest.data.get("version", ""),
-        "state": _STATES[newest.type] if whole else MIXED,
-        "partitions": f"{len(same)}/{count}",
-        "published_at": instant_text(newest.occurred_at_ms),
-        "title": campaign.title if campaign is not None else "",
-        "path": newest.data.get("path", ""),
-        "yaml": text or "",
-    }
-
-
-def _control_records(settings: Settings) -> tuple[int, list[tuple[int, Event]]]:
-    """Read `events` up to its present end: how many partitions it has, and its control records with theirs."""
-    consumer = Consumer(settings.confluent_consumer("tidings-campaigns-cli", log_level=0, enable_partition_eof=True))
-    try:
-        partitions = consumer.list_topics(EVENTS, timeout=READ_TIMEOUT_S).topics[EVENTS].partitions
-        spans: dict[int, tuple[int, int]] = {}
-        for number in sorted(partitions):
-            low, high = consumer.get_watermark_offsets(TopicPartition(EVENTS, number), timeout=READ_TIMEOUT_S)
-            if high > low:
-                spans[number] = low, high
-        consumer.assign([TopicPartition(EVENTS, number, low) for number, (low, _) in spans.items()])
-        ends = {number: high for number, (_, high) in spans.items()}
-        with Bar("reading the log", sum(high - low for low, high in spans.values())) as bar:
-            return len(partitions), list(_read_to(consumer, ends, bar))
-    except KafkaException as error:
-        got = error.args[0].name()
-        raise OperatorError(
-            f"TIDINGS_BROKER: no useful answer from {settings.bootstrap} (got {got}); start the broker, or correct its"
-            " address",
-            exit_code=3,
-        ) from None
-    finally:
-        consumer.close()
-
-
-def _read_to(consumer: Consumer, ends: dict[int, int], bar: Bar) -> Iterator[tuple[int, Event]]:
-    open_ = set(ends)
-    quiet_until = time.monotonic() + READ_TIMEOUT_S
-    count = 0
-    while open_:
-        messages = consumer.consume(2_000, timeout=0.2)
-        if messages:
-            quiet_until = time.monotonic() + READ_TIMEOUT_S
-        elif time.monotonic() > quiet_until:
-            partitions = ", ".join(map(str, sorted(open_)))
-            raise OperatorError(
-                f"topic '{EVENTS}': partitions {partitions} give no records (got none for {READ_TIMEOUT_S:.0f} s);"
-                " check that the cluster's brokers are up",
-                exit_code=3,
-            )
-        for message in messages:
-            partition, error = message.partition() or 0, message.error()
-            if error is not None:
-                if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 the client's own name for it
-                    open_.discard(partition)
-                continue
-            count += 1
-            event = _control(message)
-            if event is not None:
-                yield partition, event
-            if (message.offset() or 0) + 1 >= ends[partition]:
-                open_.discard(partition)
-        bar.at(count)
-
-
-def _control(message: Message) -> Event | None:
-    value = message.value()
-    if value is None or message.key() is not None or not (b'"campaign.' in value or b'"policy.' in value):
-        return None  # most records: not worth decoding
-    try:
-        event = decode_event(value)
-    except DecodeError:
-        return None
-    return event if event.member_id is None and event.type in CONTROL_TYPES else None

@@ -23,7 +23,7 @@ from tidings.cli.progress import Bar
 from tidings.collector import quiet_gc
 from tidings.files import FORMATS, EventFiles, campaign_paths, read_texts
 
-SHOWN = ("firings", "commands", "decisions", "attributions", "dead-letters")
+SHOWN = ("firings", "commands", "member-commands", "decisions", "attributions", "dead-letters")
 BAD_LINES_SHOWN = 20
 _encode = msgspec.json.Encoder().encode
 
@@ -189,11 +189,11 @@ def _rows(epochs: Iterable[Epoch], show: str) -> Iterator[list[Any]]:
     """Yield what is to be shown, a list per epoch; a command is shown once, as sinks take it once."""
     sent: set[str] = set()
     for epoch in epochs:
-        if show != "commands":
+        if show not in ("commands", "member-commands"):
             yield getattr(epoch, show.replace("-", "_"))
             continue
         rows = []
-        for command in epoch.commands:
+        for command in getattr(epoch, show.replace("-", "_")):
             mark = f"{type(command).__name__}/{command.command_id}"
             if mark not in sent:
                 sent.add(mark)

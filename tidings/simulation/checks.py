@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 
 from agents.outbox import dead_letter_entry
-from agents.topics import ATTRIBUTIONS, COMMANDS, DEAD_LETTERS, DECISIONS
+from agents.topics import ATTRIBUTIONS, COMMANDS, DEAD_LETTERS, DECISIONS, MEMBER_COMMANDS
 from schemas.codec import encode_attribution, encode_command, encode_decision
 from schemas.events import Record
+from schemas.member_commands import encode_member_command
 from streams.engine import PartitionEngine
 from streams.epoch import Epoch
 from streams.patterns.plan import Plan
@@ -38,7 +39,7 @@ from tidings.simulation.workload import PartitionWork, Source
 from tidings.simulation.world import World
 
 PROMPT_MS = 8_000  # after troubles have ended: beats, clock skews, a tick and an epoch; less than a session
-TOPICS = (FIRINGS, COMMANDS, DECISIONS, ATTRIBUTIONS, DEAD_LETTERS)
+TOPICS = (FIRINGS, COMMANDS, MEMBER_COMMANDS, DECISIONS, ATTRIBUTIONS, DEAD_LETTERS)
 
 Said = dict[str, list[bytes]]
 
@@ -49,6 +50,7 @@ def spoken(epoch: Epoch) -> Said:
     return {
         FIRINGS: [json_bytes(firing) for firing in epoch.firings],
         COMMANDS: [encode_command(command) for command in epoch.commands],
+        MEMBER_COMMANDS: [encode_member_command(command) for command in epoch.member_commands],
         DECISIONS: [encode_decision(decision) for decision in epoch.decisions],
         ATTRIBUTIONS: [encode_attribution(attribution) for attribution in epoch.attributions],
         DEAD_LETTERS: [b"|".join([value or b"", *(v for _, v in headers)]) for _, value, headers in letters],

@@ -12,6 +12,7 @@ import yaml
 from schemas.commands import SendMessage
 from schemas.findings import errors
 from schemas.ids import h128
+from schemas.instants import instant_text
 from streams.campaigns import load_campaign
 from streams.patterns.plan import Plan
 from tidings.simulation.faults import Faults
@@ -66,6 +67,10 @@ def make_partition(seed: int, partition: int, source: Source, world: World, faul
     own = random.Random(f"policies 894 {seed} {partition}")  # noqa: S311 seeded chance of a simulation
     guarded = own.random() < 0.25
     lines = [_line(event, partition, guarded) for event in with_append_times(events)]
+    lives = random.Random(f"life 1 {seed} {partition}")  # noqa: S311 likewise, and chosen likewise
+    alive = lives.random() < 0.25 and bool(lines)
+    if alive:
+        _date(lives, campaigns, [a for a, _, _ in lines])
     found = [(c, load_campaign(spell(c), "campaign.yaml", lenient=True)[0]) for c in campaigns]
     campaigns = [campaign for campaign, read in found if read is not None]  # a source may make what is refused
     loaded = [read for _, read in found if read is not None]
@@ -74,6 +79,8 @@ def make_partition(seed: int, partition: int, source: Source, world: World, faul
         _disturb(lines, world)
     lateness = {read.campaign: read.lateness_ms for read in loaded}
     work = PartitionWork(campaigns, None, lines, lateness_ms=lateness)
+    if alive and campaigns:
+        _operate(lives, campaigns, lines)
     if not strict or rng.random() < 0.4:
         work.plans = [Plan(read) for read in loaded]
         return work
@@ -185,6 +192,30 @@ def _policies(rng: random.Random, a: int) -> bytes:
         policy["control_group"] = {"percent": 30, "salt": "s"}
     data = {"version": "", "yaml": spell(policy), "path": "policies.yaml", "partitions": rng.choice([1, 2])}
     return json_bytes({"type": "policy.published", "member_id": None, "occurred_at": a, "data": data})
+
+
+def _date(rng: random.Random, campaigns: list[Json], marks: Sequence[int]) -> None:
+    """Give campaigns dates around the times of a log, and flows steps that issue commands about the member."""
+    for campaign in campaigns:
+        first, last = sorted(rng.choice(marks) + rng.choice([-1, 0, 0, 1]) for _ in "ab")
+        if rng.random() < 0.3:
+            campaign["start"] = instant_text(first)
+        if rng.random() < 0.2 and first < last:
+            campaign["end"] = instant_text(last)
+        if "flow" in campaign and rng.random() < 0.6:
+            act = rng.choice([{"accrue": {"points": "5", "expires": "1d"}}, {"tag": {"add": ["z1"]}}])
+            campaign["flow"].insert(rng.randrange(len(campaign["flow"]) + 1), act)
+
+
+def _operate(rng: random.Random, campaigns: Sequence[Json], lines: list[tuple[int, bytes | None, bytes]]) -> None:
+    """Let an operator pause, resume, drain and stop between the records of a log."""
+    for _ in range(rng.choice([0, 1, 3])):
+        place = rng.randrange(len(lines))
+        a = lines[place][0]
+        what = rng.choice(["paused", "paused", "resumed", "drained", "stopped"])
+        data = {"campaign": rng.choice(campaigns)["campaign"]}
+        record = json_bytes({"type": f"campaign.{what}", "member_id": None, "occurred_at": a, "data": data})
+        lines.insert(place + 1, (a, None, record))
 
 
 def _withdrawn(name: str, a: int) -> bytes:

@@ -19,7 +19,7 @@ class Shop:
         self.store = MemoryStore()
         self.arbiter = arbiter
         self.offset = 0
-        self.decisions, self.commands, self.letters = [], [], []
+        self.decisions, self.commands, self.letters, self.told = [], [], [], []
         self.counts = {}
         self.restart()
 
@@ -36,6 +36,7 @@ class Shop:
         self.engine.written(epoch)
         self.decisions += epoch.decisions
         self.commands += epoch.commands
+        self.told += epoch.member_commands
         self.letters += epoch.dead_letters
         for name, count in epoch.counters.items():
             self.counts[name] = self.counts.get(name, 0) + count

@@ -7,6 +7,7 @@ import yaml
 
 from schemas.commands import CancelMessage, SendMessage
 from schemas.ids import command_id
+from schemas.member_commands import AccruePoints
 from streams.campaigns import load_campaign
 from streams.patterns.plan import Plan
 from streams.replay import read_log, replay
@@ -28,6 +29,12 @@ def plans_of(campaigns):
     return plans
 
 
+def told_by(command):
+    if isinstance(command, AccruePoints):
+        return {"points": command.points, "expires": command.expires_at_ms}
+    return {"add": command.add, "remove": command.remove}
+
+
 def said(plans, events, batch):
     """What the engine's journeys say, in the oracle's words."""
     lines = []
@@ -35,6 +42,7 @@ def said(plans, events, batch):
         assert not epoch.dead_letters
         back = [c for c in epoch.commands if isinstance(c, CancelMessage)]
         sent = {command.command_id: command for command in epoch.commands if isinstance(command, SendMessage)}
+        told = {command.command_id: told_by(command) for command in epoch.member_commands}
         for d in epoch.decisions:
             if not d.inputs.get("step"):
                 continue
@@ -45,6 +53,8 @@ def said(plans, events, batch):
             if d.outcome == "eligible":
                 command = sent.pop(d.command_id)
                 line |= {"template": command.template, "data": command.data}
+            if d.outcome == "issued":
+                line |= {"step": d.inputs["step"], "command": d.command_id, "told": told.pop(d.command_id)}
             if d.outcome == "assigned":
                 line |= {"step": d.inputs["step"], "variant": d.inputs["variant"]}
             if d.reason == "cascade":
@@ -54,6 +64,7 @@ def said(plans, events, batch):
                 line["step"] = d.inputs["step"]
             lines.append(line)
         assert not sent
+        assert not told
     return lines
 
 

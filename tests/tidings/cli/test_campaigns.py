@@ -121,6 +121,29 @@ def test_withdraw_ends_it_on_every_partition_and_knows_its_names(place, broker):
     assert {event.type for _, event in log(broker, 6)} == {"campaign.published", "campaign.withdrawn"}
 
 
+@pytest.mark.parametrize(
+    ("word", "state"), [("pause", "paused"), ("drain", "draining"), ("resume", "live"), ("stop", "stopped")]
+)
+def test_what_an_operator_says_reaches_every_partition_and_the_list(place, broker, word, state):
+    rows("publish", place, "--broker", broker)
+    assert rows(word, "thanks", "--broker", broker)[0]["state"] == state
+    (row,) = rows("list", "--log", "--broker", broker)
+    assert (row["state"], row["partitions"], row["title"]) == (state, "3/3", "Thank you")
+    assert len(log(broker, 6)) == 6
+
+
+def test_a_pause_outlasts_an_edit_and_what_is_over_is_not_paused(place, broker):
+    rows("publish", place, "--broker", broker)
+    rows("pause", "thanks", "--broker", broker)
+    rows("publish", place, "--broker", broker)
+    assert [row["state"] for row in rows("list", "--log", "--broker", broker)] == ["paused"]
+    rows("stop", "thanks", "--broker", broker)
+    with pytest.raises(OperatorError, match="no such campaign runs"):
+        run("resume", "thanks", "--broker", broker)
+    rows("publish", place, "--broker", broker)
+    assert [row["state"] for row in rows("list", "--log", "--broker", broker)] == ["live"]
+
+
 def test_a_copy_that_is_missing_on_a_partition_is_seen(place, broker):
     rows("publish", place, "--broker", broker)
     producer = Producer({"bootstrap.servers": broker})

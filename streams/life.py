@@ -1,0 +1,79 @@
+"""When a campaign begins journeys: between its dates, and as long as its operator has not said otherwise.
+
+Dates are judged on the partition's clock, half-open: `start <= C < end`. What an operator says is a control record on
+every partition of the log, so a replay says it at the same place.
+"""
+
+from collections.abc import Iterable
+
+from schemas.campaign import Campaign
+from schemas.events import CAMPAIGN_DRAINED, CAMPAIGN_PAUSED, CAMPAIGN_RESUMED
+from streams.patterns.plan import Plan
+
+LIVE, SCHEDULED, ENDED = "live", "scheduled", "ended"
+PAUSED, DRAINING, STOPPED = "paused", "draining", "stopped"
+SAID = {CAMPAIGN_PAUSED: PAUSED, CAMPAIGN_DRAINED: DRAINING}
+PAUSE_STEP_MS = 15 * 60_000  # how often what a pause holds asks again: what waited leaves spread over as long
+NEVER_MS = 2**62
+
+
+class Life:
+    """What operators said of the campaigns of one partition.
+
+    `said`: by id, `paused` or `draining`; others run. `stops`: by id, the offset of the record that stopped it last:
+    journeys begun before it are over.
+    """
+
+    __slots__ = ("said", "stops")
+
+    def __init__(self) -> None:
+        """Begin with nothing said."""
+        self.said: dict[str, str] = {}
+        self.stops: dict[str, int] = {}
+
+    def follow(self, name: str, type_: str, *, runs: bool) -> bool:
+        """Take a control record about a campaign; tell whether it changes anything. `runs`: there is such a campaign.
+
+        A pause of a draining campaign makes it paused: resumed, it begins journeys again.
+        """
+        if type_ == CAMPAIGN_RESUMED:
+            return self.said.pop(name, None) is not None
+        wanted = SAID[type_]
+        if not runs or self.said.get(name) == wanted:
+            return False
+        self.said[name] = wanted
+        return True
+
+    def begins(self, plan: Plan, clock_ms: int) -> bool:
+        """Tell whether a live campaign begins something at a clock."""
+        return self.state_of(plan, clock_ms) == LIVE
+
+    def state_of(self, plan: Plan, clock_ms: int) -> str:
+        """Name the state of a live campaign at a clock."""
+        return self.said.get(plan.id) or state_by_dates(plan.campaign, clock_ms)
+
+    def free(self, name: str) -> bool:
+        """Tell whether operators let a campaign begin something, whatever its dates."""
+        return name not in self.said
+
+    def pauses(self, name: str) -> bool:
+        """Tell whether a campaign is paused."""
+        return bool(self.said) and self.said.get(name) == PAUSED
+
+
+def state_by_dates(campaign: Campaign, clock_ms: int) -> str:
+    """Name where a clock stands to a campaign's dates: `scheduled`, `live` or `ended`."""
+    if campaign.start_ms is not None and clock_ms < campaign.start_ms:
+        return SCHEDULED
+    return ENDED if campaign.end_ms is not None and clock_ms >= campaign.end_ms else LIVE
+
+
+def next_turn(plans: Iterable[Plan], clock_ms: int) -> int:
+    """Return the clock at which the next of the campaigns' dates is reached."""
+    dates = [date for plan in plans for date in (plan.campaign.start_ms, plan.campaign.end_ms) if date is not None]
+    return min((date for date in dates if date > clock_ms), default=NEVER_MS)
+
+
+def hold_until(clock_ms: int, expires_ms: int) -> int:
+    """Return when a message that a pause holds asks again: soon, and once more just before it is of no use."""
+    return min(clock_ms + PAUSE_STEP_MS, expires_ms - 1)
