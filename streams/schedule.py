@@ -60,16 +60,17 @@ def _queue_member(queue: list[tuple[Any, ...]], member: Member, live: Mapping[st
     member_id = member.member_id
     for plan_id, state in member.plans.items():
         for instance in state.instances:
-            if instance.wake is not None and instance.wake <= clock_ms:
-                place = (instance.deadline, member_id, plan_id, instance.started, id(instance))
-                heappush(queue, (*place, member, state, instance))
+            wake = instance.wake
+            if wake is not None and wake <= clock_ms:
+                due = instance.due if instance.due is not None else instance.end
+                heappush(queue, (due, member_id, plan_id, instance.started, id(instance), member, state, instance))
         plan = live.get(plan_id) if state.armed else None
         if state.armed and plan is not None and state.armed[0] + plan.lateness_ms <= clock_ms:
             heappush(queue, (state.armed[0], member_id, plan_id, (-1, 0), id(state), member, state, None))
     for journey in member.journeys:
         if journey.wake <= clock_ms:
-            place = (journey.due, member_id, journey.campaign, journey.started, id(journey))
-            heappush(queue, (*place, member, None, journey))
+            place = (journey.due, member_id, journey.campaign, journey.started)
+            heappush(queue, (*place, id(journey), member, None, journey))
 
 
 def arm_dates(plans: Iterable[Plan], member: Member, clock_ms: int, profile_changed: bool) -> bool:

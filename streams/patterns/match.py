@@ -6,11 +6,10 @@ first, then the start.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
-
-import msgspec
+from typing import Any, Final
 
 from streams.patterns.expressions import Data, capture
+from streams.patterns.moment import Moment as Moment
 from streams.patterns.plan import Plan, Ref, StepPlan, TermPlan
 from streams.patterns.windows import (
     add_latest,
@@ -26,12 +25,12 @@ from tables.member_state import (
     PlanState,
 )
 
-COMPLETED = "completed"
-CANCELLED = "cancelled"
-KILLED = "killed"
-EXPIRED = "expired"
-EVICTED = "evicted"
-REPLACED = "replaced"
+COMPLETED: Final = "completed"
+CANCELLED: Final = "cancelled"
+KILLED: Final = "killed"
+EXPIRED: Final = "expired"
+EVICTED: Final = "evicted"
+REPLACED: Final = "replaced"
 SILENT = frozenset((CANCELLED, KILLED, EXPIRED, REPLACED))  # endings of which nothing is said but a count
 COUNTED_AS = {kind: f"instances.{kind}" for kind in (COMPLETED, EVICTED, *sorted(SILENT))}
 
@@ -41,37 +40,6 @@ Outcome = tuple[str, Plan, PlanState, Instance, int | None, str | None]
 PlanOf = Callable[[str, str], Plan | None]
 
 _NO_ALIASES: dict[str, Data] = {}
-
-
-class Moment(msgspec.Struct, gc=False, eq=False):
-    """One event of one member at its place in the log. `e` is clamped event time, `clock` the partition's C at it.
-
-    `too_old`: it updates history and moves no pattern. `keys`: correlation keys by `same` clause, filled on demand.
-    `begun`: instances begun by this event, for their start order.
-    """
-
-    event_id: str
-    type: str
-    e: int
-    offset: int
-    data: Data
-    profile: Data
-    clock: int
-    too_old: bool
-    keys: dict[Any, list[tuple[Any, Any]]] = {}  # noqa: RUF012 msgspec gives each its own
-    begun: int = 0
-
-    def keys_for(self, plan: Plan) -> list[tuple[Any, Any]]:
-        """List (key, correlation) of this event under the plan's `same` clause."""
-        if plan.keys_of is None:
-            return _UNKEYED
-        found = self.keys.get(plan.same)
-        if found is None:
-            found = self.keys[plan.same] = plan.keys_of(self.data)
-        return found
-
-
-_UNKEYED: list[tuple[Any, Any]] = [(None, None)]
 
 
 def advance_instances(
