@@ -37,7 +37,7 @@ from streams.timers import Timers
 from tables.codec import decode_member, encode_member
 from tables.digests import add, digest_of, holds
 from tables.hot import HOT_BYTES, HotBudget, HotMembers
-from tables.member_state import NO_MAP, RECENT_IDS_MAX, Instance, Journey, Member, PlanState
+from tables.member_state import NEVER, NO_MAP, RECENT_IDS_MAX, Instance, Journey, Member, PlanState
 from tables.store import StateStore
 
 HINTS_PAGE = 65_536
@@ -371,9 +371,8 @@ class PartitionEngine(Intake):
 
     def _wake_for(self, member: Member, state: PlanState) -> None:
         for instance in state.instances:
-            wake = instance.wake
-            if wake is not None and (member.scheduled is None or wake < member.scheduled):
-                self._schedule(member, wake)
+            if instance.wake != NEVER:
+                self._schedule(member, instance.wake)
 
     # ------------------------------------------------------------ outcomes
 
@@ -480,14 +479,17 @@ class PartitionEngine(Intake):
             self._schedule(member, wake)
 
     def _fire_one(self, queue: list[tuple[Any, ...]], entry: tuple[Any, ...], record: Record) -> None:
-        plan_id, member, state, instance = entry[2], entry[5], entry[6], entry[7]
+        plan_id: str = entry[2]
+        member: Member = entry[5]
         self._fired.append(member)
         if self._durable:
             self._changed[member.member_id] = member
-        if isinstance(instance, Journey):
-            self._journeys.wake(member, instance, self._place(record))
+        if isinstance(entry[7], Journey):
+            self._journeys.wake(member, entry[7], self._place(record))
             self._journeys_moved(member, record)
             return
+        state: PlanState = entry[6]
+        instance: Instance | None = entry[7]
         plan = self.registry.live.get(plan_id)
         if instance is not None and (plan is None or plan.version != instance.version):
             plan = self.registry.plan_of(plan_id, instance.version)
@@ -508,7 +510,7 @@ class PartitionEngine(Intake):
             self._campaign_failed(plan, record, error)
         if out:
             self._settle(member, out, record)
-        elif instance is not None and instance.wake is not None and instance.wake <= self.clock_ms:
+        elif instance is not None and instance.wake <= self.clock_ms:
             heappush(queue, (instance.deadline, *entry[1:]))  # its next step's deadline has passed as well
 
     # ------------------------------------------------------------ campaigns

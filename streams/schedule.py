@@ -8,25 +8,25 @@ from streams.dates import member_zone, next_calendar_date, next_member_date
 from streams.patterns.match import COMPLETED, Outcome
 from streams.patterns.nodes import Calendar, MemberDate
 from streams.patterns.plan import Plan
-from tables.member_state import Instance, Member, PlanState
+from tables.member_state import NEVER, Instance, Member, PlanState
 
 
 def next_wake(member: Member, live: Mapping[str, Plan]) -> int | None:
     """Return the clock value (deadline + the campaign's lateness) at which the member's earliest timer fires."""
-    wake: int | None = None
+    wake = NEVER
     for journey in member.journeys:
-        if wake is None or journey.wake < wake:
+        if journey.wake < wake:
             wake = journey.wake
     for plan_id, state in member.plans.items():
         for instance in state.instances:
             at = instance.wake
-            if at is not None and (wake is None or at < wake):
+            if at < wake:
                 wake = at
         if state.armed is not None and plan_id in live:
             at = state.armed[0] + live[plan_id].lateness_ms
-            if wake is None or at < wake:
+            if at < wake:
                 wake = at
-    return wake
+    return None if wake == NEVER else wake
 
 
 def next_wakes(
@@ -60,8 +60,7 @@ def _queue_member(queue: list[tuple[Any, ...]], member: Member, live: Mapping[st
     member_id = member.member_id
     for plan_id, state in member.plans.items():
         for instance in state.instances:
-            wake = instance.wake
-            if wake is not None and wake <= clock_ms:
+            if instance.wake <= clock_ms:
                 due = instance.due if instance.due is not None else instance.end
                 heappush(queue, (due, member_id, plan_id, instance.started, id(instance), member, state, instance))
         plan = live.get(plan_id) if state.armed else None

@@ -327,8 +327,7 @@ def capture(data: Data, names: tuple[str, ...]) -> dict[str, Any]:
     items = data.get(ITEMS)
     if missing and ITEMS not in kept and isinstance(items, list):
         slots = [
-            {name: item[name] for name in missing if name in item} if isinstance(item, dict) else {}
-            for item in items
+            {name: item[name] for name in missing if name in item} if isinstance(item, dict) else {} for item in items
         ]
         if any(slots):
             kept[ITEMS] = slots

@@ -50,8 +50,7 @@ def begin_wait(
         return None
     begun = Instance(plan.version, key, key, event_id, place, e, e)
     begun.step = 1
-    begun.own = (place[0],)
-    begun.matched = ((0, event_id, e),)
+    begun.begun()
     if wait.captured:
         begun.aliases = {wait.alias: capture(data, wait.captured)}
     if wait.last_names:
