@@ -14,6 +14,8 @@ from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+from tidings.config import environment_value
+
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / ".cache" / "compiled"
 SOURCES = ("schemas", "tables", "streams")
@@ -31,16 +33,22 @@ def key(root: Path = ROOT) -> str:
     return found.hexdigest()
 
 
-def use(wanted: bool = True, root: Path = ROOT) -> bool:
+def wanted() -> bool:
+    """Tell whether TIDINGS_COMPILED leaves it on."""
+    return environment_value("TIDINGS_COMPILED") != "0"
+
+
+def use(wanted: bool, root: Path = ROOT) -> bool:
     """Have the core imported from its build, if one fits the sources. Returns whether it will be."""
-    loaded = sorted(name for name in sys.modules if name.startswith("streams."))
-    if not wanted or loaded or not (root / ".cache" / "compiled").is_dir():
+    built = root / ".cache" / "compiled"
+    if not wanted or in_use() or not built.is_dir():
         return in_use()
-    place = root / ".cache" / "compiled" / key(root)
-    if (place / DONE).is_file() and not in_use():
+    place = built / key(root)
+    if (place / DONE).is_file():
         files = {_name(path.relative_to(place)): path for path in place.rglob("*" + EXTENSION_SUFFIXES[0])}
-        sys.meta_path.insert(0, _Finder(files))
-        _in_use.update(files)
+        if not any(name in sys.modules for name in files):  # half of each would be neither
+            sys.meta_path.insert(0, _Finder(files))
+            _in_use.update(files)
     return in_use()
 
 

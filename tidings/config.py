@@ -282,6 +282,7 @@ class Settings:
     log_level: str = setting(
         "info", _choice(*LOG_LEVELS), unit=" | ".join(LOG_LEVELS), reason="logs are JSON without personal data"
     )
+    compiled: str = setting("1", _choice("1", "0"), unit="1 | 0", reason="0: plain Python, though a build is there")
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None, /, **options: str | None) -> "Settings":
