@@ -35,6 +35,7 @@ MODULES = (
     "streams/history.py",
     "streams/intake.py",
     "streams/late.py",
+    "streams/memory.py",
     "streams/patterns/expressions.py",
     "streams/patterns/match.py",
     "streams/patterns/plan.py",
@@ -80,6 +81,8 @@ def main() -> None:
         except (Exception, SystemExit) as error:
             message = f"compile: failed ({type(error).__name__}); see {log.relative_to(ROOT)}; pure Python goes on"
             sys.exit(message)
+        if key() != place.name:
+            sys.exit("compile: a source changed meanwhile; run it again")
         (Path(new) / "lib" / DONE).touch()
         with contextlib.suppress(OSError):  # somebody else was faster
             (Path(new) / "lib").rename(place)

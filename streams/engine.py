@@ -5,7 +5,7 @@ result. Members live in an overlay that runs ahead of the store; the caller make
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from heapq import heappop, heappush
 from typing import Any
@@ -23,8 +23,8 @@ from streams.decide import Match, Place, conclude, conclude_firing, describe, la
 from streams.epoch import Epoch
 from streams.flows.run import Journeys
 from streams.history import FOLDED_TYPES, PROFILE_BYTES_MAX, ProfileFull, fold_profile, remember
-from streams.intake import Intake
 from streams.late import cancel_of, forget_firing, meets_firing, note_firing
+from streams.memory import Memory
 from streams.patterns.match import COMPLETED, COUNTED_AS, SILENT, Outcome, advance_instances, reach_deadline
 from streams.patterns.moment import Moment
 from streams.patterns.plan import MAX_AGE_MS, Plan
@@ -34,10 +34,10 @@ from streams.registry import META_CLOCK, Registry
 from streams.routes import Route
 from streams.schedule import arm_dates, fire_date, next_wake, next_wakes, queue_timers
 from streams.timers import Timers
-from tables.codec import decode_member, encode_member
+from tables.codec import encode_member
 from tables.digests import add, digest_of, holds
 from tables.hot import HOT_BYTES, HotBudget, HotMembers
-from tables.member_state import NEVER, NO_MAP, RECENT_IDS_MAX, Instance, Journey, Member, PlanState
+from tables.member_state import NO_MAP, RECENT_IDS_MAX, Instance, Journey, Member, PlanState
 from tables.store import StateStore
 
 HINTS_PAGE = 65_536
@@ -49,7 +49,7 @@ _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[Any]).decode
 
 
-class PartitionEngine(Intake):
+class PartitionEngine(Memory):
     """The pure core of one partition.
 
     Args:
@@ -183,34 +183,6 @@ class PartitionEngine(Intake):
         out.counters = dict(self._counts)
         self._epochs[out.last_offset] = self._epoch_number
         return out
-
-    # ------------------------------------------------------------ members
-
-    def _members_of(self, events: Sequence[Event | None]) -> list[Member | None]:
-        """Find the member of each event; those not in memory are brought there together."""
-        members = self._members
-        ids = [None if event is None else event.member_id for event in events]
-        found = [None if member_id is None else members.get(member_id) for member_id in ids]
-        missing = {m for m, member in zip(ids, found, strict=True) if m is not None and member is None}
-        if missing:
-            self._load(missing)
-            found = [None if m is None else member or members[m] for m, member in zip(ids, found, strict=True)]
-        return found
-
-    def _load(self, member_ids: Iterable[str]) -> None:
-        """Bring members into memory that are not there."""
-        missing = sorted(member_ids)
-        if not self._durable:  # nothing is ever written, so nothing can be found
-            self._members.update((member_id, Member(member_id)) for member_id in missing)
-            return
-        for member_id, raw in zip(missing, self._store.get_many([m.encode() for m in missing]), strict=True):
-            member = decode_member(member_id, raw) if raw is not None else Member(member_id)
-            self._members.keep(member, len(raw or b""))
-
-    def _schedule(self, member: Member, wake: int | None) -> None:
-        if wake is not None and (member.scheduled is None or wake < member.scheduled):
-            member.scheduled = wake
-            self._timers.set(wake, member.member_id)
 
     # ------------------------------------------------------------ applying a record
 
@@ -369,11 +341,6 @@ class PartitionEngine(Intake):
         if state.empty():
             del member.plans[plan_id]
 
-    def _wake_for(self, member: Member, state: PlanState) -> None:
-        for instance in state.instances:
-            if instance.wake != NEVER:
-                self._schedule(member, instance.wake)
-
     # ------------------------------------------------------------ outcomes
 
     def _settle(self, member: Member, out: list[Outcome], record: Record) -> None:
@@ -466,10 +433,10 @@ class PartitionEngine(Intake):
         """Fire every timer with due + lateness <= clock, in the order (due, member, campaign, start)."""
         members = self._members
         due_ids = self._timers.take(self.clock_ms)
-        missing = [member_id for member_id in due_ids if member_id not in members]
-        if missing:
-            self._load(missing)
-        due = [members[member_id] for member_id in due_ids]
+        found = [members.get(member_id) for member_id in due_ids]
+        if None in found:
+            self._load([member_id for member_id in due_ids if member_id not in members])
+        due = [member or members[member_id] for member, member_id in zip(found, due_ids, strict=True)]
         queue = queue_timers(due, record.offset, self.registry.live, self.clock_ms)
         while queue:
             self._fire_one(queue, heappop(queue), record)

@@ -51,6 +51,8 @@ def advance_instances(
         The keys under which one advanced, with True where one completed: the event is spent there.
     """
     advanced: dict[Any, bool] = {}
+    keys: list[tuple[Any, Any]] = []
+    keyed: Plan | None = None  # whose keys they are
     for instance in list(state.instances):
         own = plan if instance.version == plan.version else plan_of(plan.id, instance.version)
         if own is None or instance.started[0] < own.since_offset:
@@ -58,7 +60,8 @@ def advance_instances(
             continue
         if moment.type not in own.types:
             continue
-        keys = moment.keys_for(own)
+        if own is not keyed:
+            keys, keyed = moment.keys_for(own), own
         if own.keys_of is not None and not any(key == instance.key for key, _ in keys):
             continue
         awaited = instance.step
