@@ -22,7 +22,8 @@ sys.path.insert(0, str(ROOT))
 from tidings.compiled import BUILT, DONE, key  # noqa: E402 - the root must be on the path first
 
 KEPT = 4  # builds of other sources kept beside the new one: other checkouts may share the folder
-# The way of an event through the core. Structs of msgspec cannot be compiled: modules that define them stay out.
+# The way of an event through the core. Structs of msgspec cannot be compiled, nor what has weak
+# references (tables/hot.py): their modules stay out.
 MODULES = (
     "schemas/codec.py",
     "schemas/ids.py",
@@ -50,7 +51,6 @@ MODULES = (
     "streams/views.py",
     "tables/codec.py",
     "tables/digests.py",
-    "tables/hot.py",
     "tables/member_state.py",
     "tables/plan_codec.py",
 )

@@ -32,7 +32,7 @@ from streams.patterns.start import try_start
 from streams.patterns.wait import begin_wait
 from streams.registry import META_CLOCK, Registry
 from streams.routes import Route
-from streams.schedule import arm_dates, fire_date, next_wake, next_wakes, queue_timers
+from streams.schedule import arm_dates, fire_date, next_wake, queue_timers
 from streams.timers import Timers
 from tables.codec import encode_member
 from tables.digests import add, digest_of, holds
@@ -442,7 +442,10 @@ class PartitionEngine(Memory):
             self._fire_one(queue, heappop(queue), record)
         if self._arbiter.asked:
             self._hold_contest(record, TIMERS)
-        for member, wake in next_wakes(due, self.registry.live, self._changed if self._durable else {}):
+        for member in due:
+            wake = next_wake(member, self.registry.live)
+            if self._durable and wake != member.hint:  # also if its campaign was edited meanwhile: the store must be
+                self._changed[member.member_id] = member  # able to give every timer again
             self._schedule(member, wake)
 
     def _fire_one(self, queue: list[tuple[Any, ...]], entry: tuple[Any, ...], record: Record) -> None:

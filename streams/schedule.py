@@ -1,6 +1,6 @@
 """Timers of a member: when it must be looked at next, and the dates its campaigns wait for."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from heapq import heappush
 from typing import Any
 
@@ -27,21 +27,6 @@ def next_wake(member: Member, live: Mapping[str, Plan]) -> int | None:
             if at < wake:
                 wake = at
     return None if wake == NEVER else wake
-
-
-def next_wakes(
-    members: Iterable[Member], live: Mapping[str, Plan], changed: dict[str, Member]
-) -> Iterator[tuple[Member, int | None]]:
-    """Give each member that was looked at its next timer.
-
-    One whose hint in the store says another time, because its campaign was edited meanwhile, is `changed`: the store
-    must be able to give every timer again.
-    """
-    for member in members:
-        wake = next_wake(member, live)
-        if wake != member.hint:
-            changed[member.member_id] = member
-        yield member, wake
 
 
 def queue_timers(
