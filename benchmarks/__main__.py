@@ -29,6 +29,7 @@ from benchmarks.harness import (
 )
 from benchmarks.tables import console_table, write_pages
 from schemas.errors import OperatorError
+from tidings import compiled
 from tidings.layout import require_own_packages
 
 QUESTIONS = ("replay_speed", "campaigns_curve", "ingest", "member_bytes", "recovery", "sink_rate", "worker_rate")
@@ -47,6 +48,7 @@ class Said(msgspec.Struct):
 
 def answer_question(name: str, scale: Scale) -> Answer:
     """Measure one question in this process."""
+    compiled.use(compiled.wanted())
     module = importlib.import_module(f"benchmarks.{name}")
     began = time.monotonic()
     rows: list[Row] = module.run(scale)

@@ -1,6 +1,9 @@
 """What do a thousand live campaigns cost?"""
 
-from benchmarks.harness import Case, Row, Scale, Work, interleaved
+from collections.abc import Callable
+
+from benchmarks.forms import Cases, Facts, in_both_forms
+from benchmarks.harness import Row, Scale
 from benchmarks.replay_speed import PATTERN, plan_of, run_once
 from benchmarks.workload import W_PRODUCTS, w
 from schemas.codec import encode_event
@@ -13,10 +16,12 @@ METHOD = (
     "Replay of workload W as in replay_speed (`decisions=False`), with the campaign of replay_speed and n-1 others of "
     "eight kinds in turn: half ask for one of 20,000 products by `product_id = '…'` (sequence, absence, count), which "
     "few events satisfy; half wait for events that W does not have. `equality only`, `other types only`: 1,000 of one "
-    "half. The firings of the first campaign must be the same in all cases."
+    "half. The firings of the first campaign must be the same in all cases. `compiled`: the same sources after "
+    "`make compiled`, compared with one campaign compiled."
 )
 EVENTS, MEMBERS = 200_000, 20_000
 SIZES = (1, 10, 100, 1_000)
+EQUALITY, OTHER = "1,000, equality only", "1,000, other types only"
 FIRST = "browse_abandon"
 
 
@@ -50,28 +55,29 @@ def plans(count: int, kinds: str = "mixed") -> list[Plan]:
     return found
 
 
-def run(scale: Scale) -> list[Row]:
-    """Measure."""
+def cases(scale: Scale) -> Cases:
+    """Prepare what is measured."""
     lines = [encode_event(event) for event in w(2, scale.of(EVENTS), scale.of(MEMBERS))]
     live = {f"{count:,}": plans(count) for count in SIZES}
-    live["1,000, equality only"] = plans(1_000, "equality")
-    live["1,000, other types only"] = plans(1_000, "other")
-    firings: dict[str, int] = {}
+    live[EQUALITY] = plans(1_000, "equality")
+    live[OTHER] = plans(1_000, "other")
     first: set[str] = set()
 
-    def case(name: str) -> Work:
+    def case(name: str) -> tuple[int, Facts]:
         fired = run_once(lines, live[name], decisions=False)
         ids = {firing.instance_id for firing in fired if firing.campaign == FIRST}
         first.update(ids if not first else ())
         if ids != first:
             raise StateError(f"campaigns_curve: {name} campaigns change what the first one fires (got {len(ids)})")
-        firings[name] = len(fired)
-        return Work(len(lines))
+        return len(lines), {"firings": len(fired)}
 
-    def bound(name: str) -> Case:
+    def bound(name: str) -> Callable[[], tuple[int, Facts]]:
         return lambda: case(name)
 
-    rows = interleaved({name: bound(name) for name in live}, scale, "event")
-    for row in rows:
-        row.more = {"firings": firings[row.case]}
-    return rows
+    return {name: bound(name) for name in live}
+
+
+def run(scale: Scale) -> list[Row]:
+    """Measure."""
+    names = (*(f"{count:,}" for count in SIZES), EQUALITY, OTHER)
+    return in_both_forms(NAME, names, scale, "event", own_base=True)

@@ -155,10 +155,13 @@ def timed(case: Case) -> Sample:
     return Sample(work.items, wall / work.items * 1e6, cpu / work.items * 1e6, step, peak)
 
 
-def interleaved(cases: Mapping[str, Case], scale: Scale, unit: str, gated: bool = True) -> list[Row]:
+def interleaved(
+    cases: Mapping[str, Case], scale: Scale, unit: str, gated: bool = True, bases: Mapping[str, str] | None = None
+) -> list[Row]:
     """Measure cases in turns (A B A B A B), so that a slow minute of the machine meets all of them.
 
-    One round more than is counted is made, of which nothing is kept: it fills caches and the allocator.
+    One round more than is counted is made, of which nothing is kept: it fills caches and the allocator. `bases`: with
+    which case another is compared, where that is not the first.
     """
     samples: dict[str, list[Sample]] = {name: [] for name in cases}
     total, done = (scale.runs + 1) * len(cases), 0
@@ -169,8 +172,8 @@ def interleaved(cases: Mapping[str, Case], scale: Scale, unit: str, gated: bool 
             done += 1
             if turn:
                 samples[name].append(sample)
-    first = next(iter(samples.values()))
-    return [_row(name, unit, taken, first, gated) for name, taken in samples.items()]
+    first, bases = next(iter(samples)), bases or {}
+    return [_row(name, unit, taken, samples[bases.get(name, first)], gated) for name, taken in samples.items()]
 
 
 def _row(name: str, unit: str, taken: Sequence[Sample], first: Sequence[Sample], gated: bool) -> Row:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from benchmarks.harness import Row, Scale, Work, interleaved
+from benchmarks.forms import Cases, Facts, in_both_forms
+from benchmarks.harness import Row, Scale
 from benchmarks.workload import w
 from schemas.codec import encode_event
 from schemas.errors import StateError
@@ -18,7 +19,8 @@ QUESTION = "How many events a second does one core replay, one campaign live?"
 METHOD = (
     "Workload W as NDJSON lines in memory, `read_log` and `replay`, decoding included; campaign 'viewed, no order of "
     "the product within 2 h'. `firings`: `decisions=False`, which gives firings alone. `all outputs`: decisions, "
-    "commands and attributions too. The set of firings is compared with one computed from the definition."
+    "commands and attributions too. The set of firings is compared with the definition's. `compiled`: the "
+    "same sources after `make compiled`."
 )
 EVENTS, MEMBERS = 1_000_000, 100_000
 WITHIN_MS, LATENESS_MS = 7_200_000, 5_000
@@ -90,21 +92,23 @@ def run_once(lines: list[bytes], plans: list[Plan], decisions: bool) -> list[Fir
     return fired
 
 
-def run(scale: Scale) -> list[Row]:
-    """Measure."""
+def cases(scale: Scale) -> Cases:
+    """Prepare what is measured."""
     events = list(w(1, scale.of(EVENTS), scale.of(MEMBERS)))
     lines = [encode_event(event) for event in events]
     due, dropped = expected(events)
     del events
     plans = [plan_of("browse_abandon", PATTERN)]
 
-    def case(decisions: bool) -> Work:
+    def case(decisions: bool) -> tuple[int, Facts]:
         fired = run_once(lines, plans, decisions)
         if {(firing.member_id, firing.anchor) for firing in fired} != due or len(fired) != len(due):
             raise StateError(f"replay_speed: firings differ from the definition's (got {len(fired)}, not {len(due)})")
-        return Work(len(lines))
+        return len(lines), {"firings": len(due), "dropped at 8 instances": dropped}
 
-    rows = interleaved({"firings": lambda: case(False), "all outputs": lambda: case(True)}, scale, "event")
-    for row in rows:
-        row.more = {"firings": len(due), "dropped at 8 instances": dropped}
-    return rows
+    return {"firings": lambda: case(False), "all outputs": lambda: case(True)}
+
+
+def run(scale: Scale) -> list[Row]:
+    """Measure."""
+    return in_both_forms(NAME, ("firings", "all outputs"), scale, "event")

@@ -17,11 +17,11 @@ from streams.engine import PartitionEngine
 from streams.epoch import Epoch
 from streams.flows.check import about_messages
 from streams.flows.plan import SEND_STEP
-from streams.patterns.match import COMPLETED, Outcome
+from streams.patterns.match import COMPLETED
 from streams.patterns.nodes import Absent
 from streams.patterns.plan import Plan
 from tables.codec import encode_member
-from tables.member_state import Member
+from tables.member_state import Instance, Member
 from tables.store import MemoryStore
 
 CASE_FAILED = "case-failed"
@@ -66,20 +66,6 @@ class Story(msgspec.Struct):
     refused: list[str] = []
 
 
-class _Watched(PartitionEngine):
-    """The engine, with an ear for how instances end: it decides nothing else."""
-
-    def __init__(self, store: MemoryStore, plan: Plan) -> None:
-        super().__init__(0, store, campaigns=[plan])
-        self.endings: list[Ending] = []
-
-    def _settle(self, member: Member, out: list[Outcome], record: Record) -> None:
-        for kind, _, _, instance, _, by in out:
-            if kind != COMPLETED:
-                self.endings.append(Ending(kind, member.member_id, instance.anchor, instance.correlation, by))
-        super()._settle(member, out, record)
-
-
 def check_case(case: Case, plan: Plan, path: str) -> tuple[Finding, ...]:
     """Run a case and compare: one finding of code `case-failed` per difference; `path` names the cases file."""
     return compare(run_case(case, plan), path)
@@ -93,8 +79,13 @@ def run_case(case: Case, plan: Plan) -> Story:
         member = Member(name)
         member.profile = _profile(name, case.profiles.get(name, {}))
         store.members[name.encode()] = encode_member(member, None)
-    engine = _Watched(store, plan)
     story = Story(case, plan)
+
+    def note(kind: str, _: Plan, member: Member, instance: Instance, __: int, by: str | None) -> None:
+        if kind != COMPLETED:
+            story.endings.append(Ending(kind, member.member_id, instance.anchor, instance.correlation, by))
+
+    engine = PartitionEngine(0, store, campaigns=[plan], observer=note)
     offset = 0
     for event in case.events:
         offset = _idle(story, engine, offset, event.append_ms)
@@ -107,7 +98,6 @@ def run_case(case: Case, plan: Plan) -> Story:
         offset = _idle(story, engine, offset, tick_ms)
         _take(story, engine.run([Record(offset, tick_ms, None, encode_event(Event(TICK, tick_ms)))]), "until")
     story.clock_ms = engine.clock_ms
-    story.endings += engine.endings
     for name in sorted(members):
         view = engine.member_view(name) or {"instances": [], "journeys": []}
         for found in [*view["instances"], *view["journeys"]]:

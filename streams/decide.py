@@ -6,8 +6,6 @@ A match of a campaign with a flow begins a journey (`streams/flows/run.py`) inst
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import msgspec
-
 from schemas.campaign import Send
 from schemas.commands import SendMessage, lane_of_category
 from schemas.ids import command_id, correlation_text, decision_id, instance_id
@@ -16,6 +14,7 @@ from streams.caps import record_firing, refused_by
 from streams.flows.plan import SEND_STEP
 from streams.patterns.expressions import scalars
 from streams.patterns.plan import Plan
+from streams.place import Place as Place
 from streams.policies.contact import address_of
 from streams.policies.groups import exposed
 from streams.policies.verdict import Held, MessageRequest, Suppressed
@@ -25,15 +24,6 @@ from tables.member_state import FIRED_IDS_MAX, NOTES_MAX, Instance, Member, Plan
 
 Arbiter = Callable[[MessageRequest, Member, int], Answer]
 """Judges a message for a member on a clock, and counts it if it may go: `streams/arbiter.py`."""
-
-
-class Place(msgspec.Struct, gc=False):
-    """Where in the log a decision is taken: partition, offset, the record's append time and the clock after it."""
-
-    partition: int
-    offset: int
-    append_ms: int
-    clock_ms: int
 
 
 class Match:
@@ -83,7 +73,8 @@ def conclude(match: Match, state: PlanState, arbiter: Arbiter) -> Verdict:
     refusal = _refusal(match, state)
     if refusal is not None:
         return Verdict(describe(match, "suppressed", refusal))
-    record_firing(campaign, state, instance.key, at.clock_ms)
+    if match.plan.capped:
+        record_firing(campaign, state, instance.key, at.clock_ms)
     if _fired_before(match, state):
         return Verdict(describe(match, "suppressed", "duplicate"))
     firing = _firing(match)
@@ -120,7 +111,8 @@ def conclude_firing(match: Match, state: PlanState) -> Firing | None:
     """Judge a completed match as `conclude` does, for callers that want the firing and nothing said beside it."""
     if _refusal(match, state) is not None:
         return None
-    record_firing(match.plan.campaign, state, match.instance.key, match.at.clock_ms)
+    if match.plan.capped:
+        record_firing(match.plan.campaign, state, match.instance.key, match.at.clock_ms)
     return None if _fired_before(match, state) else _firing(match)
 
 
@@ -210,10 +202,12 @@ def note(member: Member, at: Place, campaign: str, outcome: str, reason: str, in
 def _fired_before(match: Match, state: PlanState) -> bool:
     """Tell whether this very instance fired already: its anchor was read twice, or anchors two sets (SEMANTICS 64)."""
     digest = digest_of_hex(match.instance_id)
-    if digest in state.fired_ids and holds(state.fired_ids, digest):
+    if holds(state.fired_ids, digest):
         return True
     anchor, correlation = match.instance.anchor, match.instance.correlation
-    if any(f.anchor == anchor and correlation_text(f.correlation) == correlation_text(correlation) for f in state.late):
+    if state.late and any(
+        f.anchor == anchor and correlation_text(f.correlation) == correlation_text(correlation) for f in state.late
+    ):
         return True
     state.fired_ids = add(state.fired_ids, digest, FIRED_IDS_MAX)
     return False

@@ -5,19 +5,17 @@ result. Members live in an overlay that runs ahead of the store; the caller make
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from heapq import heappop, heappush
 from typing import Any
 
 import msgspec
 
-from schemas.codec import decode_event, plain_events
-from schemas.errors import DecodeError
+from schemas.codec import decode_event
 from schemas.events import CONTROL_TYPES, POLICY_PUBLISHED, TICK, Event, Record
 from schemas.ids import event_id_at
 from schemas.policy import Policy
-from schemas.records import DeadLetter
 from streams.arbiter import OWN, TIMERS, Arbiter, Judge
 from streams.attribution import CONVERSION_TYPES, TOUCH_TYPES, credit, forget_stale_touches, record_touch
 from streams.breaker import Breaker
@@ -26,16 +24,17 @@ from streams.epoch import Epoch
 from streams.flows.run import Journeys
 from streams.history import FOLDED_TYPES, PROFILE_BYTES_MAX, ProfileFull, fold_profile, remember
 from streams.late import cancel_of, forget_firing, meets_firing, note_firing
-from streams.patterns.match import COMPLETED, COUNTED_AS, SILENT, Moment, Outcome, advance_instances, reach_deadline
+from streams.memory import Memory
+from streams.patterns.match import COMPLETED, COUNTED_AS, SILENT, Outcome, advance_instances, reach_deadline
+from streams.patterns.moment import Moment
 from streams.patterns.plan import MAX_AGE_MS, Plan
 from streams.patterns.start import try_start
 from streams.patterns.wait import begin_wait
 from streams.registry import META_CLOCK, Registry
 from streams.routes import Route
-from streams.schedule import arm_dates, fire_date, next_wake, next_wakes, queue_timers
+from streams.schedule import arm_dates, fire_date, next_wake, queue_timers
 from streams.timers import Timers
-from streams.views import Views
-from tables.codec import decode_member, encode_member
+from tables.codec import encode_member
 from tables.digests import add, digest_of, holds
 from tables.hot import HOT_BYTES, HotBudget, HotMembers
 from tables.member_state import NO_MAP, RECENT_IDS_MAX, Instance, Journey, Member, PlanState
@@ -43,13 +42,14 @@ from tables.store import StateStore
 
 HINTS_PAGE = 65_536
 META_FORMAT = 1
+SPECIAL_TYPES = FOLDED_TYPES | TOUCH_TYPES | CONVERSION_TYPES
 Observer = Callable[[str, Plan, Member, Instance, int, str | None], None]
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[Any]).decode
 
 
-class PartitionEngine(Views):
+class PartitionEngine(Memory):
     """The pure core of one partition.
 
     Args:
@@ -130,31 +130,31 @@ class PartitionEngine(Views):
         given = events is not None
         if events is None:
             events = self._read_all(records)
-        members, timers, ahead = self._members, self._timers, self._arbiter.ahead
-        self._load([event.member_id for event in events if event is not None and event.member_id not in members])
-        for record, event in zip(records, events, strict=True):
-            if record.offset <= self.applied_offset:
+        timers, ahead = self._timers, self._arbiter.ahead
+        for record, event, member in zip(records, events, self._members_of(events), strict=True):
+            offset, append_ms = record.offset, record.append_ms
+            if offset <= self.applied_offset:
                 continue
-            if record.append_ms > self.clock_ms:
-                self.clock_ms = record.append_ms
-                if record.append_ms >= self.registry.turn_ms:
-                    self.registry.turn(record.append_ms)
+            if append_ms > self.clock_ms:
+                self.clock_ms = append_ms
+                if append_ms >= self.registry.turn_ms:
+                    self.registry.turn(append_ms)
             if timers.first <= self.clock_ms:
                 self._fire_due(record)
-            if event is None:
+            if member is not None and event is not None:
+                self._apply(record, event, member, offset, append_ms)
+            elif event is None:
                 if given:
                     self._read(record)  # a line of a recorded log that is no event: refused here, at its place
-            elif event.member_id is not None:
-                self._apply(record, event, members[event.member_id])
             elif event.type in CONTROL_TYPES:
                 self._control(record, event)
             elif event.type != TICK:
                 self._counts["events.anonymous"] += 1
             while self._fired:  # only now: a member's timers and its own event may share a record
-                self._fired.pop().applied = record.offset
-            if ahead and record.offset in ahead:
-                self._arbiter.pass_over(record.offset)
-            self.applied_offset = record.offset
+                self._fired.pop().applied = offset
+            if ahead and offset in ahead:
+                self._arbiter.pass_over(offset)
+            self.applied_offset = offset
         return self._close()
 
     def written(self, epoch: Epoch) -> None:
@@ -186,82 +186,42 @@ class PartitionEngine(Views):
         self._epochs[out.last_offset] = self._epoch_number
         return out
 
-    def _read_all(self, records: Sequence[Record]) -> Sequence[Event | None]:
-        """Decode records, those that are new."""
-        if self._decode is not decode_event:
-            return [self._read(record) for record in records]
-        events = plain_events([record.value for record in records])
-        return [self._read(records[n]) if event is None else event for n, event in enumerate(events)]
-
-    def _read(self, record: Record) -> Event | None:
-        """Decode one record; what is no event becomes a dead letter and None."""
-        if record.offset <= self.applied_offset:
-            return None
-        try:
-            return self._decode(record.value)
-        except DecodeError as error:
-            self._refuse(record, error.reason, error.message)
-            return None
-
-    def _refuse(self, record: Record, reason: str, message: str) -> None:
-        self._out.dead_letters.append(
-            DeadLetter(
-                self.topic, self.partition, record.offset, reason, message, record.append_ms, record.key, record.value
-            )
-        )
-
-    # ------------------------------------------------------------ members
-
-    def _load(self, member_ids: Iterable[str | None]) -> None:
-        """Bring members into memory that are not there."""
-        missing = sorted({m for m in member_ids if m is not None})
-        if not missing:
-            return
-        if not self._durable:  # nothing is ever written, so nothing can be found
-            self._members.update((member_id, Member(member_id)) for member_id in missing)
-            return
-        for member_id, raw in zip(missing, self._store.get_many([m.encode() for m in missing]), strict=True):
-            member = decode_member(member_id, raw) if raw is not None else Member(member_id)
-            self._members.keep(member, len(raw or b""))
-
-    def _schedule(self, member: Member, wake: int | None) -> None:
-        if wake is not None and (member.scheduled is None or wake < member.scheduled):
-            member.scheduled = wake
-            self._timers.set(wake, member.member_id)
-
     # ------------------------------------------------------------ applying a record
 
-    def _apply(self, record: Record, event: Event, member: Member) -> None:
-        offset, append_ms, type_ = record.offset, record.append_ms, event.type
+    def _apply(self, record: Record, event: Event, member: Member, offset: int, append_ms: int) -> None:
         if offset <= member.applied:
             return
         self._event_count += 1
         event_id = event.event_id or event_id_at(self.topic, self.partition, offset)
         digest = digest_of(event_id)
-        if digest in member.recent and holds(member.recent, digest):
+        if holds(member.recent, digest):
             self._counts["events.duplicate"] += 1
             return
         member.recent = add(member.recent, digest, RECENT_IDS_MAX)
         member.applied = offset
         if self._durable:
             self._changed[member.member_id] = member
-        e = event.occurred_at_ms if event.occurred_at_ms < append_ms else append_ms
+        e: int = event.occurred_at_ms
+        if e > append_ms:
+            e = append_ms
         too_old = e < append_ms - MAX_AGE_MS
         if too_old:
             self._counts["events.too_old"] += 1
-        registry = self.registry
-        changed = type_ in FOLDED_TYPES and self._fold(record, member, event, e)
+        registry, type_ = self.registry, event.type
+        special = type_ in SPECIAL_TYPES
+        changed = special and type_ in FOLDED_TYPES and self._fold(record, member, event, e)
         if registry.dated and arm_dates(registry.dated, member, self.clock_ms, changed):
             self._schedule(member, next_wake(member, registry.live))
-        if type_ in TOUCH_TYPES:
-            forget_stale_touches(member, self.clock_ms, MAX_AGE_MS)
-            record_touch(member, event, e)
-        elif type_ in CONVERSION_TYPES and member.touches:
-            forget_stale_touches(member, self.clock_ms, MAX_AGE_MS)
-            self._out.attributions += credit(member, event, event_id, e, append_ms)
-        route = registry.routes.get(type_)
+        if special:
+            self._touch(member, event, event_id, e, append_ms)
+        route, data = registry.routes.get(type_), event.data
+        plain = not (too_old or member.journeys or self.breaker.watched)
+        if plain and route is not None and route.begins_only:
+            starts = route.starts(data)
+            if not starts or (len(starts) == 1 and self._begin(starts[0], member, event_id, type_, e, offset, data)):
+                return
         if route is not None or member.journeys:
-            moment = Moment(event_id, type_, e, offset, event.data, member.profile, self.clock_ms, too_old)
+            moment = Moment(event_id, type_, e, offset, data, member.profile, self.clock_ms, too_old)
             if member.journeys:  # before the patterns: what this record begins, it does not move
                 self._journeys.show(member, moment, self._place(record))
                 self._journeys_moved(member, record)
@@ -277,6 +237,32 @@ class PartitionEngine(Views):
             message = f"{event.type}: the profile would be larger than {PROFILE_BYTES_MAX} bytes; it stays as it was"
             self._refuse(record, "profile-full", message)
             return False
+
+    def _touch(self, member: Member, event: Event, event_id: str, e: int, append_ms: int) -> None:
+        """Remember a message that may earn an order, or credit an order to one."""
+        if event.type in TOUCH_TYPES:
+            forget_stale_touches(member, self.clock_ms, MAX_AGE_MS)
+            record_touch(member, event, e)
+        elif event.type in CONVERSION_TYPES and member.touches:
+            forget_stale_touches(member, self.clock_ms, MAX_AGE_MS)
+            self._out.attributions += credit(member, event, event_id, e, append_ms)
+
+    def _begin(
+        self, plan: Plan, member: Member, event_id: str, type_: str, e: int, offset: int, data: dict[str, Any]
+    ) -> bool:
+        """Go the short way where an event can do no more than begin this campaign; tell whether it was enough."""
+        wait = plan.wait
+        if wait is None or type_ not in plan.plain_starts:
+            return False
+        known = member.plans.get(plan.id)
+        state = PlanState() if known is None else known
+        begun = begin_wait(plan, wait, state, member, event_id, e, (offset, 1), data)
+        if begun is None:
+            return False
+        if known is None:
+            member.plans[plan.id] = state
+        self._wake_for(member, state) if member.scheduled is None else self._schedule(member, begun.wake)
+        return True
 
     def _match(self, route: Route, member: Member, moment: Moment, record: Record) -> None:
         if route.series and not moment.too_old:
@@ -313,8 +299,14 @@ class PartitionEngine(Views):
         wait = plan.wait
         if wait is not None and starts and moment.type in plan.plain_starts and not moment.too_old:
             general = self.breaker.watched or (moves and (state.instances or state.late))
-            begun = None if general else begin_wait(plan, wait, state, member, moment)
+            place = (moment.offset, moment.begun + 1)
+            begun = (
+                None
+                if general
+                else begin_wait(plan, wait, state, member, moment.event_id, moment.e, place, moment.data)
+            )
             if begun is not None:
+                moment.begun += 1
                 self._wake_for(member, state) if member.scheduled is None else self._schedule(member, begun.wake)
                 return
         out: list[Outcome] = []
@@ -350,12 +342,6 @@ class PartitionEngine(Views):
         state.instances, state.counts, state.armed = [], NO_MAP, None
         if state.empty():
             del member.plans[plan_id]
-
-    def _wake_for(self, member: Member, state: PlanState) -> None:
-        for instance in state.instances:
-            wake = instance.wake
-            if wake is not None and (member.scheduled is None or wake < member.scheduled):
-                self._schedule(member, wake)
 
     # ------------------------------------------------------------ outcomes
 
@@ -447,27 +433,38 @@ class PartitionEngine(Views):
 
     def _fire_due(self, record: Record) -> None:
         """Fire every timer with due + lateness <= clock, in the order (due, member, campaign, start)."""
+        members = self._members
         due_ids = self._timers.take(self.clock_ms)
-        self._load([member_id for member_id in due_ids if member_id not in self._members])
-        due = [self._members[member_id] for member_id in due_ids]
+        found = [members.get(member_id) for member_id in due_ids]
+        if None in found:
+            self._load([member_id for member_id in due_ids if member_id not in members])
+        due = [member or members[member_id] for member, member_id in zip(found, due_ids, strict=True)]
         queue = queue_timers(due, record.offset, self.registry.live, self.clock_ms)
         while queue:
             self._fire_one(queue, heappop(queue), record)
         if self._arbiter.asked:
             self._hold_contest(record, TIMERS)
-        for member, wake in next_wakes(due, self.registry.live, self._changed if self._durable else {}):
+        for member in due:
+            wake = next_wake(member, self.registry.live)
+            if self._durable and wake != member.hint:  # also if its campaign was edited meanwhile: the store must be
+                self._changed[member.member_id] = member  # able to give every timer again
             self._schedule(member, wake)
 
     def _fire_one(self, queue: list[tuple[Any, ...]], entry: tuple[Any, ...], record: Record) -> None:
-        plan_id, member, state, instance = entry[2], entry[5], entry[6], entry[7]
+        plan_id: str = entry[2]
+        member: Member = entry[5]
         self._fired.append(member)
         if self._durable:
             self._changed[member.member_id] = member
-        if isinstance(instance, Journey):
-            self._journeys.wake(member, instance, self._place(record))
+        if isinstance(entry[7], Journey):
+            self._journeys.wake(member, entry[7], self._place(record))
             self._journeys_moved(member, record)
             return
-        plan = self.registry.plan_of(plan_id, instance.version) if instance else self.registry.live.get(plan_id)
+        state: PlanState = entry[6]
+        instance: Instance | None = entry[7]
+        plan = self.registry.live.get(plan_id)
+        if instance is not None and (plan is None or plan.version != instance.version):
+            plan = self.registry.plan_of(plan_id, instance.version)
         if plan is None:
             if plan_id in member.plans:
                 self._withdraw(member, plan_id)
@@ -485,7 +482,7 @@ class PartitionEngine(Views):
             self._campaign_failed(plan, record, error)
         if out:
             self._settle(member, out, record)
-        elif instance is not None and instance.wake is not None and instance.wake <= self.clock_ms:
+        elif instance is not None and instance.wake <= self.clock_ms:
             heappush(queue, (instance.deadline, *entry[1:]))  # its next step's deadline has passed as well
 
     # ------------------------------------------------------------ campaigns

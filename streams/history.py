@@ -28,7 +28,7 @@ class ProfileFull(Exception):
     """A profile event that is not merged, for the profile would be too large."""
 
 
-FOLDED_TYPES = PROFILE_TYPES | CONSENT_TYPES.keys() | RECEIPT_TYPES
+FOLDED_TYPES = PROFILE_TYPES | frozenset(CONSENT_TYPES) | RECEIPT_TYPES
 
 
 def fold_profile(member: Member, event: Event, e: int) -> bool:

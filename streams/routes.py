@@ -13,13 +13,14 @@ from streams.patterns.plan import Plan, Series
 class Route:
     """What to do with one event type: histories to keep, plans to start."""
 
-    __slots__ = ("series", "always", "by_value", "moves")
+    __slots__ = ("series", "always", "by_value", "moves", "begins_only")
 
     def __init__(self) -> None:
         self.series: list[Series] = []
         self.always: list[Plan] = []
         self.by_value: dict[str, dict[str, list[Plan]]] = {}
         self.moves: set[str] = set()  # ids of campaigns in any version of which the type concerns a later step
+        self.begins_only = True  # no history is kept of it and nothing live can meet it: it may begin, no more
 
     def add_start(self, plan: Plan, type_: str) -> None:
         """Index a plan under the constant its first step demands, else among those always asked."""
@@ -64,4 +65,6 @@ def build_routes(live: Iterable[Plan], draining: Iterable[Plan]) -> dict[str, Ro
             same.keep_ms = max(same.keep_ms, series.keep_ms)
             if same is series:
                 routes[series.type].series.append(series)
+    for route in routes.values():
+        route.begins_only = not route.series and not route.moves
     return routes

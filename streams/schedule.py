@@ -1,6 +1,6 @@
 """Timers of a member: when it must be looked at next, and the dates its campaigns wait for."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from heapq import heappush
 from typing import Any
 
@@ -9,40 +9,25 @@ from streams.life import LIVE, Life, state_by_dates
 from streams.patterns.match import COMPLETED, Outcome
 from streams.patterns.nodes import Calendar, MemberDate
 from streams.patterns.plan import Plan
-from tables.member_state import Instance, Member, PlanState
+from tables.member_state import NEVER, Instance, Member, PlanState
 
 
 def next_wake(member: Member, live: Mapping[str, Plan]) -> int | None:
     """Return the clock value (deadline + the campaign's lateness) at which the member's earliest timer fires."""
-    wake: int | None = None
+    wake = NEVER
     for journey in member.journeys:
-        if wake is None or journey.wake < wake:
+        if journey.wake < wake:
             wake = journey.wake
     for plan_id, state in member.plans.items():
         for instance in state.instances:
             at = instance.wake
-            if at is not None and (wake is None or at < wake):
+            if at < wake:
                 wake = at
         if state.armed is not None and plan_id in live:
             at = state.armed[0] + live[plan_id].lateness_ms
-            if wake is None or at < wake:
+            if at < wake:
                 wake = at
-    return wake
-
-
-def next_wakes(
-    members: Iterable[Member], live: Mapping[str, Plan], changed: dict[str, Member]
-) -> Iterator[tuple[Member, int | None]]:
-    """Give each member that was looked at its next timer.
-
-    One whose hint in the store says another time, because its campaign was edited meanwhile, is `changed`: the store
-    must be able to give every timer again.
-    """
-    for member in members:
-        wake = next_wake(member, live)
-        if wake != member.hint:
-            changed[member.member_id] = member
-        yield member, wake
+    return None if wake == NEVER else wake
 
 
 def queue_timers(
@@ -61,16 +46,16 @@ def _queue_member(queue: list[tuple[Any, ...]], member: Member, live: Mapping[st
     member_id = member.member_id
     for plan_id, state in member.plans.items():
         for instance in state.instances:
-            if instance.wake is not None and instance.wake <= clock_ms:
-                place = (instance.deadline, member_id, plan_id, instance.started, id(instance))
-                heappush(queue, (*place, member, state, instance))
+            if instance.wake <= clock_ms:
+                due = instance.due if instance.due is not None else instance.end
+                heappush(queue, (due, member_id, plan_id, instance.started, id(instance), member, state, instance))
         plan = live.get(plan_id) if state.armed else None
         if state.armed and plan is not None and state.armed[0] + plan.lateness_ms <= clock_ms:
             heappush(queue, (state.armed[0], member_id, plan_id, (-1, 0), id(state), member, state, None))
     for journey in member.journeys:
         if journey.wake <= clock_ms:
-            place = (journey.due, member_id, journey.campaign, journey.started, id(journey))
-            heappush(queue, (*place, member, None, journey))
+            place = (journey.due, member_id, journey.campaign, journey.started)
+            heappush(queue, (*place, id(journey), member, None, journey))
 
 
 def arm_dates(plans: Iterable[Plan], member: Member, clock_ms: int, profile_changed: bool) -> bool:

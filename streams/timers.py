@@ -7,11 +7,12 @@ store as a hint is let go when there are many, and read again, page by page, as 
 
 from collections.abc import Callable, Mapping
 from heapq import heapify, heappop, heappush
+from typing import Final
 
-from tables.member_state import Member
+from tables.member_state import NEVER, Member
 
-NEVER = 1 << 62  # beyond every clock value
-BUCKET_BITS = 10  # 1,024 ms: with 10,000 timers a second a heap of that many, with one a second no wider than needed
+# 1,024 ms: with 10,000 timers a second a heap of that many, with one a second no wider than needed
+BUCKET_BITS: Final = 10
 
 Timer = tuple[int, str]
 """(clock value, member id)."""

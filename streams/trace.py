@@ -74,13 +74,6 @@ class Followed:
         self.missed: Counter[str] = Counter()
 
 
-class _Engine(PartitionEngine):
-    """The engine, with the decoded member in reach."""
-
-    def member(self, member_id: str) -> Member | None:
-        return self._members.get(member_id)
-
-
 class Tracer:
     """Follows one member.
 
@@ -115,7 +108,7 @@ class Tracer:
         self._by_offset: dict[int, str] = {}
         self._ended: list[Life] = []
         self._current: Seen | None = None
-        self._engine = _Engine(
+        self._engine = PartitionEngine(
             partition, MemoryStore(), topic=topic, campaigns=plans, durable=False, policy=policy,
             observer=self._note_end,
         )  # fmt: skip
@@ -130,7 +123,7 @@ class Tracer:
     @property
     def member(self) -> Member | None:
         """The member's state as it is now; None when nothing of it was read."""
-        return self._engine.member(self.member_id)
+        return self._engine.in_memory(self.member_id)
 
     @property
     def plans(self) -> dict[str, Plan]:

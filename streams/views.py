@@ -85,6 +85,10 @@ class Views:
             member = decode_member(member_id, raw)
         return view_of(member, self.registry)
 
+    def in_memory(self, member_id: str) -> Member | None:
+        """Give one member as it is in memory; None if it is not."""
+        return self._members.get(member_id)
+
     def campaigns_view(self) -> list[dict[str, Any]]:
         """List campaigns of this partition: id, version, state, since when."""
         return self.registry.view()

@@ -58,7 +58,7 @@ class Before:
         self.due = instance.due
         self.end = instance.end
         self.blocked_e = instance.blocked_e
-        self.aliases: Mapping[str, Any] = dict(instance.aliases)
+        self.aliases: dict[str, Any] = dict(instance.aliases)
         self.counted = list(instance.counted)
         self.seen = dict(instance.seen)
 
@@ -221,7 +221,7 @@ def gathered(step: StepPlan, before: Before, moment: Moment) -> Gathered:
     return Gathered(enough, list(have.values()), {} if enough else _set_facts(step, have))
 
 
-def matching(plan: Plan, index: int, aliases: Mapping[str, Any], moment: Moment) -> list[Evidence]:
+def matching(plan: Plan, index: int, aliases: dict[str, Any], moment: Moment) -> list[Evidence]:
     """Give the evidence of an event that did match a step: its predicate and, of a positive step, `where`."""
     step = plan.steps[index]
     checks = [check for check in _predicates(step.term, plan, index, aliases, moment) if check.holds][:1]
@@ -249,7 +249,7 @@ def _earlier(
     plan: Plan,
     without: tuple[TermPlan, ...],
     key: Any,
-    aliases: Mapping[str, Any],
+    aliases: dict[str, Any],
     events: Iterable[Seen],
     at: int | None,
 ) -> Seen | None:
@@ -261,7 +261,7 @@ def _earlier(
     return found
 
 
-def _satisfies(plan: Plan, term: TermPlan, key: Any, aliases: Mapping[str, Any], seen: Seen) -> bool:
+def _satisfies(plan: Plan, term: TermPlan, key: Any, aliases: dict[str, Any], seen: Seen) -> bool:
     if seen.fate != "read" or seen.type not in term.by_type:
         return False
     if plan.keys_of is not None and not any(k == key for k, _ in plan.keys_of(seen.data)):
@@ -270,7 +270,7 @@ def _satisfies(plan: Plan, term: TermPlan, key: Any, aliases: Mapping[str, Any],
     return bool(_hits(term, aliases, moment))
 
 
-def _hits(term: TermPlan, aliases: Mapping[str, Any], moment: Moment) -> list[int]:
+def _hits(term: TermPlan, aliases: dict[str, Any], moment: Moment) -> list[int]:
     refs = term.by_type.get(moment.type, ())
     judged = ((i, r.judge) for i, r in refs)
     return [i for i, test in judged if test is None or test(moment.data, aliases, moment.profile, moment.clock)]
@@ -284,7 +284,7 @@ def _refs(step: StepPlan) -> tuple[EventRef, ...]:
 
 
 def _predicates(
-    term: TermPlan | None, plan: Plan, index: int, aliases: Mapping[str, Any], moment: Moment
+    term: TermPlan | None, plan: Plan, index: int, aliases: dict[str, Any], moment: Moment
 ) -> list[Evidence]:
     """Judge the predicates of a term for this event; empty when one of its references asks nothing."""
     if term is None:
@@ -299,7 +299,7 @@ def _predicates(
     return [judge(expr, moment.data, aliases, moment.profile, moment.clock) for expr in expressions if expr is not None]
 
 
-def _where(plan: Plan, step: StepPlan, aliases: Mapping[str, Any], moment: Moment) -> Evidence | None:
+def _where(plan: Plan, step: StepPlan, aliases: dict[str, Any], moment: Moment) -> Evidence | None:
     if plan.where_expr is None:
         return None
     bound = {**aliases, step.alias: moment.data} if step.alias else aliases

@@ -6,7 +6,7 @@ journeys, contacts]; trailing fields that are empty are left out. `base_ms`: wha
 only the others. `contacts`: [sent, dead], what the arbiter remembers. Format 3 had none, format 2 no journeys either.
 A reader of a newer format refuses; an older one is upgraded on read and written in the present format.
 
-To add a field: append it to `_Record` with a default, to `encode_member` and to `decode_member`, and raise FORMAT, for
+To add a field: append it to `Row` with a default, to `encode_member` and to `decode_member`, and raise FORMAT, for
 an older build that read the record would drop the field. Records of formats 2 and up are then read by the same code.
 """
 
@@ -20,6 +20,7 @@ from tables.format1 import read_format1
 from tables.journey_codec import pack_journey, unpack_journey
 from tables.member_state import NO_MAP, NO_ROWS, Contacts, Member
 from tables.plan_codec import pack_plan, unpack_plan
+from tables.rows import Head, Row
 
 FORMAT = 4
 _FIELDS_MIN = 4
@@ -27,29 +28,8 @@ _NOWHERE = 255  # an anchor whose event is no longer, or twice, among the recent
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class _Head(msgspec.Struct, array_like=True, gc=False):
-    format: int
-    fire_at_ms: int | None
-
-
-class _Record(msgspec.Struct, array_like=True):
-    format: int
-    fire_at_ms: int | None
-    applied: int
-    base_ms: int
-    places: bytes = b""
-    recent: bytes = b""
-    plans: dict[str, list[Any]] = {}
-    history: dict[str, list[Any]] = {}
-    profile: dict[str, Any] = {}
-    notes: list[Any] = []
-    touches: list[Any] = []
-    journeys: list[Any] = []
-    contacts: list[Any] | None = None
-
-
-_decode_head = msgspec.msgpack.Decoder(_Head).decode
-_decode = msgspec.msgpack.Decoder(_Record).decode
+_decode_head = msgspec.msgpack.Decoder(Head).decode
+_decode = msgspec.msgpack.Decoder(Row).decode
 _decode_any = msgspec.msgpack.Decoder(list[Any]).decode
 
 

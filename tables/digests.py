@@ -36,4 +36,5 @@ def count_of(digests: bytes) -> int:
 
 def add(digests: bytes, digest: bytes, most: int) -> bytes:
     """Remember one more; beyond `most` the oldest goes."""
-    return digests[max(0, len(digests) - (most - 1) * DIGEST_BYTES) :] + digest
+    beyond = len(digests) - (most - 1) * DIGEST_BYTES
+    return (digests[beyond:] if beyond > 0 else digests) + digest

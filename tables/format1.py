@@ -6,7 +6,7 @@
 from typing import Any
 
 from tables.digests import DIGEST_BYTES, digest_of
-from tables.member_state import NO_MAP, NO_ROWS, NOTES_MAX, Fired, Instance, Member, PlanState
+from tables.member_state import NEVER, NO_MAP, NO_ROWS, NOTES_MAX, Fired, Instance, Member, PlanState
 
 _ID_BYTES = 8
 
@@ -50,7 +50,8 @@ def _instance(f: list[Any]) -> Instance:
     instance.matched = tuple((m[0], m[1], m[2]) for m in f[14])
     instance.seen = f[15] or NO_MAP
     instance.counted = tuple((c[0], c[1]) for c in f[16]) or NO_ROWS
-    instance.seen_without, instance.own, instance.wake = f[17] or NO_MAP, tuple(f[18]), f[19]
+    instance.seen_without, instance.own, wake = f[17] or NO_MAP, tuple(f[18]), f[19]
+    instance.wake = NEVER if wake is None else wake
     return instance
 
 

@@ -1,7 +1,7 @@
 """What is remembered of one member: profile, history, live instances, caps, touches."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 RECENT_IDS_MAX = 16  # SEMANTICS 6: a repeat within the member's last 16 read is a duplicate
 INSTANCES_PER_PLAN_MAX = 8  # DESIGN §4: live instances per campaign and member
@@ -15,6 +15,8 @@ FIRED_IDS_MAX = 16  # instance ids remembered as fired, beside the firings below
 JOURNEYS_MAX = 32  # running journeys per member; one more is not begun, and the decision says so
 DEAD_MAX = 16  # addresses given up per member; the one given up longest ago may be tried again
 FIRED_MAX = 4  # firings of a campaign that may still meet a late cancelling event
+
+NEVER: Final = 1 << 60  # beyond every clock value
 
 # Most members have none of most things: they share these two. So a field that may hold one is replaced, never
 # changed in place, unless the code has just put a container of its own there.
@@ -33,13 +35,13 @@ class Instance:
     time, `e_prev` that of the step before. `blocked_e`: a `without` event read before this step
     at this time blocks later ones.
     `seen`: (e, offset) by index of an event reference, for an awaited `all of`; `counted`: (e, offset) of an awaited
-    `n+` or (e, values) of an aggregate. `started`: (offset, ordinal), the start order.
+    `n+` or (e, values) of an aggregate. `started`: (offset, ordinal), the start order. `wake`: clock value at which the
+    awaited step's deadline has surely passed.
     """
 
-    __slots__ = (
-        "version", "key", "correlation", "anchor", "started", "step", "e_first", "e_anchor", "e_prev",
-        "due", "end", "blocked_e", "aliases", "last", "matched", "seen", "counted", "seen_without", "own",
-        "wake", "digest",
+    __slots__ = (  # first what every look at a member's timers reads
+        "wake", "due", "end", "key", "step", "e_prev", "e_anchor", "e_first", "started", "version", "correlation",
+        "anchor", "blocked_e", "aliases", "last", "seen", "counted", "seen_without", "digest", "_matched", "_own",
     )  # fmt: skip
 
     def __init__(
@@ -52,27 +54,54 @@ class Instance:
         e_first: int,
         e_anchor: int,
     ) -> None:
-        self.version = version
-        self.key = key
-        self.correlation = correlation
-        self.anchor = anchor
-        self.started = started
-        self.step = 0
-        self.e_first = e_first
-        self.e_anchor = e_anchor
-        self.e_prev = e_anchor
+        self.wake = NEVER
         self.due: int | None = None
         self.end: int | None = None
+        self.key = key
+        self.step = 0
+        self.e_prev = e_anchor
+        self.e_anchor = e_anchor
+        self.e_first = e_first
+        self.started = started
+        self.version = version
+        self.correlation = correlation
+        self.anchor = anchor
         self.blocked_e: int | None = None
         self.aliases: dict[str, dict[str, Any]] = NO_MAP
         self.last: dict[str, Any] = NO_MAP  # attributes of the latest matched event that firing needs
-        self.matched: Sequence[tuple[int, str, int]] = NO_ROWS  # (step, event id, e), in step order, at most 8
         self.seen: dict[int, Any] = NO_MAP
         self.counted: Sequence[tuple[int, Any]] = NO_ROWS
         self.seen_without: dict[int, Any] = NO_MAP
-        self.wake: int | None = None  # clock value at which the awaited step's deadline has surely passed
         self.digest = b""  # of the anchor, once computed; memory only
-        self.own: Sequence[int] = NO_ROWS  # offsets of its own records at e_prev: they may not end it
+        self._matched: Sequence[tuple[int, str, int]] | None = NO_ROWS
+        self._own: Sequence[int] | None = NO_ROWS
+
+    @property
+    def matched(self) -> Sequence[tuple[int, str, int]]:
+        """(step, event id, e) of the steps matched, in their order, at most 8."""
+        return ((0, self.anchor, self.e_anchor),) if self._matched is None else self._matched
+
+    @matched.setter
+    def matched(self, rows: Sequence[tuple[int, str, int]]) -> None:
+        self._matched = rows
+
+    @property
+    def own(self) -> Sequence[int]:
+        """Offsets of its own records at `e_prev`: they may not end it."""
+        return (self.started[0],) if self._own is None else self._own
+
+    @own.setter
+    def own(self, offsets: Sequence[int]) -> None:
+        self._own = offsets
+
+    def begun(self) -> None:
+        """Say that one event began it and no more has happened: `matched` and `own` then tell of that one."""
+        self._matched = self._own = None
+
+    @property
+    def as_begun(self) -> bool:
+        """Tell whether nothing has happened since `begun`."""
+        return self._matched is None and self._own is None
 
     @property
     def deadline(self) -> int | None:

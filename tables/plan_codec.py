@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tables.digests import digest_of
-from tables.member_state import NO_MAP, NO_ROWS, Fired, Instance, PlanState
+from tables.member_state import NEVER, NO_MAP, NO_ROWS, Fired, Instance, PlanState
 
 # What a row of its own spells out, in this order after its fixed fields; a field that is as usual is left out.
 _CORRELATION, _E_FIRST, _E_PREV, _BLOCKED, _ALIASES, _LAST = 1, 2, 4, 8, 16, 32
@@ -70,7 +70,7 @@ def _pack_instances(instances: Sequence[Instance], base: int, applied: int, dige
         digests.append(i.digest)
         e, deadline = i.e_anchor, i.due if i.due is not None else i.end
         unlike = _unlike(i)
-        if unlike & ~_ENDS or deadline is None or i.wake is None:
+        if unlike & ~_ENDS or deadline is None or i.wake == NEVER:
             head = ()
             groups.append(_pack_row(i, unlike, base, applied))
             continue
@@ -88,7 +88,7 @@ def _pack_instances(instances: Sequence[Instance], base: int, applied: int, dige
 
 def _unlike(i: Instance) -> int:
     """Name what an instance has that is not as usual."""
-    e, key, correlation, matched, own = i.e_anchor, i.key, i.correlation, i.matched, i.own
+    e, key, correlation = i.e_anchor, i.key, i.correlation
     found = 0
     if key is not correlation and not (type(key) is str and key == correlation):
         found = _CORRELATION
@@ -104,24 +104,28 @@ def _unlike(i: Instance) -> int:
         found |= _ALIASES
     if i.last:
         found |= _LAST
-    if len(matched) != 1 or matched[0] != (0, i.anchor, e):
-        found |= _MATCHED
+    if not i.as_begun:
+        found |= _unlike_begun(i)
     if i.seen:
         found |= _SEEN
     if i.counted:
         found |= _COUNTED
     if i.seen_without:
         found |= _SEEN_WITHOUT
-    if len(own) != 1 or own[0] != i.started[0]:
-        found |= _OWN
     return found
+
+
+def _unlike_begun(i: Instance) -> int:
+    matched, own = i.matched, i.own
+    found = _MATCHED if len(matched) != 1 or matched[0] != (0, i.anchor, i.e_anchor) else 0
+    return found | _OWN if len(own) != 1 or own[0] != i.started[0] else found
 
 
 def _pack_row(i: Instance, unlike: int, base: int, applied: int) -> list[Any]:
     deadline = i.due if i.due is not None else i.end
     row = [
         unlike, i.version, i.key, i.anchor, applied - i.started[0], i.started[1], i.step, base - i.e_anchor,
-        None if deadline is None else base - deadline, None if i.wake is None else base - i.wake,
+        None if deadline is None else base - deadline, None if i.wake == NEVER else base - i.wake,
     ]  # fmt: skip
     if unlike & _CORRELATION:
         row.append(i.correlation)
@@ -164,8 +168,7 @@ def _unpack_instances(groups: list[Any], into: list[Instance], base: int, applie
             else:
                 i.due = deadline
             i.wake = deadline + lag
-            i.matched = ((0, anchor, e),)
-            i.own = (offset,)
+            i.begun()
             into.append(i)
 
 
@@ -180,7 +183,7 @@ def _unpack_row(row: list[Any], base: int, applied: int) -> Instance:
         i.end = due
     else:
         i.due = due
-    i.wake = None if wake is None else base - wake
+    i.wake = NEVER if wake is None else base - wake
     if unlike & _E_FIRST:
         i.e_first = base - next(rest)
     if unlike & _E_PREV:

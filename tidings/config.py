@@ -26,8 +26,7 @@ SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 # Mechanisms that both clients in use (librdkafka and aiokafka under Faust) do with a name and a password.
 SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 LOG_LEVELS = ("debug", "info", "warning", "error")
-# A running broker of our own is handed to child processes as `memory://host:port`: its kind matters, not only its
-# address.
+# A running broker of our own is handed to child processes as `memory://host:port`: its kind matters to them, too.
 OWN_BROKER = re.compile(r"^(memory|local)(?:://(?P<address>\S+))?$")
 LIBRDKAFKA_UNDERSCORED = ("log_level", "logger", "on_delivery", "on_commit")
 # The memory broker makes a group wait for the session timeout (less 1 s) at each change of members, and answers an
@@ -282,6 +281,7 @@ class Settings:
     log_level: str = setting(
         "info", _choice(*LOG_LEVELS), unit=" | ".join(LOG_LEVELS), reason="logs are JSON without personal data"
     )
+    compiled: str = setting("1", _choice("1", "0"), unit="1 | 0", reason="0: plain Python, though a build is there")
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None, /, **options: str | None) -> "Settings":

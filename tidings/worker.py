@@ -30,6 +30,7 @@ from tables.rocks import DirectoryLock
 from tidings.brokers import attach
 from tidings.brokers.admin import describe
 from tidings.collector import quiet_gc
+from tidings.compiled import spelled
 from tidings.config import Settings
 from tidings.memory import give_back_forever
 from tidings.registry import decoder_of
@@ -200,7 +201,7 @@ async def _until_signal(launch: Launch) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
     run = {ENGINE: _run_engine, DELIVERY: _run_delivery, SINK: _run_sink}[launch.role]
-    log.info("worker starts", role=launch.role, broker=launch.settings.broker, web=launch.url)
+    log.info("worker starts", role=launch.role, broker=launch.settings.broker, web=launch.url, core=spelled())
     giving_back = asyncio.create_task(give_back_forever())
     try:
         await run(launch, stop)

@@ -5,13 +5,13 @@ that is no top-level attribute: SEMANTICS 39). A comparison holds if any pair of
 an operand is missing or null (41, 42). Numbers compare with numbers, text with text, truth values with truth values.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from streams.patterns.nodes import And, Call, Compare, Expr, In, IsNull, Literal, Not, Or, Path
 
-Data = Mapping[str, Any]
-Aliases = Mapping[str, Data]
+Data = dict[str, Any]
+Aliases = dict[str, Data]
 Values = Callable[[Data, Aliases, Data, int], list[Any]]
 Judge = Callable[[Data, Aliases, Data, int], bool]
 
@@ -62,7 +62,7 @@ _UNARY: dict[str, Callable[[Any], Any]] = {
 def leaves(data: Any, parts: tuple[str, ...]) -> list[Any]:
     """List what a path reaches in plain JSON data; missing attributes yield nothing, null yields None."""
     first = parts[0]
-    if isinstance(data, Mapping) and first not in data and isinstance(data.get(ITEMS), list):
+    if isinstance(data, dict) and first not in data and isinstance(data.get(ITEMS), list):
         return _walk(data[ITEMS], parts)
     return _walk(data, parts)
 
@@ -72,11 +72,11 @@ def _walk(value: Any, parts: tuple[str, ...]) -> list[Any]:
     for part in parts:
         following: list[Any] = []
         for node in found:
-            if isinstance(node, Mapping):
+            if isinstance(node, dict):
                 if part in node:
                     following.append(node[part])
             elif isinstance(node, list):
-                following.extend(item[part] for item in node if isinstance(item, Mapping) and part in item)
+                following.extend(item[part] for item in node if isinstance(item, dict) and part in item)
         found = following
     return found
 
@@ -327,8 +327,7 @@ def capture(data: Data, names: tuple[str, ...]) -> dict[str, Any]:
     items = data.get(ITEMS)
     if missing and ITEMS not in kept and isinstance(items, list):
         slots = [
-            {name: item[name] for name in missing if name in item} if isinstance(item, Mapping) else {}
-            for item in items
+            {name: item[name] for name in missing if name in item} if isinstance(item, dict) else {} for item in items
         ]
         if any(slots):
             kept[ITEMS] = slots

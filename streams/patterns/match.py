@@ -6,11 +6,10 @@ first, then the start.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
-
-import msgspec
+from typing import Any, Final
 
 from streams.patterns.expressions import Data, capture
+from streams.patterns.moment import Moment as Moment
 from streams.patterns.plan import Plan, Ref, StepPlan, TermPlan
 from streams.patterns.windows import (
     add_latest,
@@ -26,12 +25,12 @@ from tables.member_state import (
     PlanState,
 )
 
-COMPLETED = "completed"
-CANCELLED = "cancelled"
-KILLED = "killed"
-EXPIRED = "expired"
-EVICTED = "evicted"
-REPLACED = "replaced"
+COMPLETED: Final = "completed"
+CANCELLED: Final = "cancelled"
+KILLED: Final = "killed"
+EXPIRED: Final = "expired"
+EVICTED: Final = "evicted"
+REPLACED: Final = "replaced"
 SILENT = frozenset((CANCELLED, KILLED, EXPIRED, REPLACED))  # endings of which nothing is said but a count
 COUNTED_AS = {kind: f"instances.{kind}" for kind in (COMPLETED, EVICTED, *sorted(SILENT))}
 
@@ -43,37 +42,6 @@ PlanOf = Callable[[str, str], Plan | None]
 _NO_ALIASES: dict[str, Data] = {}
 
 
-class Moment(msgspec.Struct, gc=False, eq=False):
-    """One event of one member at its place in the log. `e` is clamped event time, `clock` the partition's C at it.
-
-    `too_old`: it updates history and moves no pattern. `keys`: correlation keys by `same` clause, filled on demand.
-    `begun`: instances begun by this event, for their start order.
-    """
-
-    event_id: str
-    type: str
-    e: int
-    offset: int
-    data: Data
-    profile: Data
-    clock: int
-    too_old: bool
-    keys: dict[Any, list[tuple[Any, Any]]] = {}  # noqa: RUF012 msgspec gives each its own
-    begun: int = 0
-
-    def keys_for(self, plan: Plan) -> list[tuple[Any, Any]]:
-        """List (key, correlation) of this event under the plan's `same` clause."""
-        if plan.keys_of is None:
-            return _UNKEYED
-        found = self.keys.get(plan.same)
-        if found is None:
-            found = self.keys[plan.same] = plan.keys_of(self.data)
-        return found
-
-
-_UNKEYED: list[tuple[Any, Any]] = [(None, None)]
-
-
 def advance_instances(
     plan: Plan, plan_of: PlanOf, state: PlanState, member: Member, moment: Moment, out: list[Outcome]
 ) -> dict[Any, bool]:
@@ -83,6 +51,8 @@ def advance_instances(
         The keys under which one advanced, with True where one completed: the event is spent there.
     """
     advanced: dict[Any, bool] = {}
+    keys: list[tuple[Any, Any]] = []
+    keyed: Plan | None = None  # whose keys they are
     for instance in list(state.instances):
         own = plan if instance.version == plan.version else plan_of(plan.id, instance.version)
         if own is None or instance.started[0] < own.since_offset:
@@ -90,7 +60,8 @@ def advance_instances(
             continue
         if moment.type not in own.types:
             continue
-        keys = moment.keys_for(own)
+        if own is not keyed:
+            keys, keyed = moment.keys_for(own), own
         if own.keys_of is not None and not any(key == instance.key for key, _ in keys):
             continue
         awaited = instance.step

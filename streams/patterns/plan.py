@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable
 from itertools import product
 from typing import Any
 
-import msgspec
-
 from schemas.campaign import Campaign, Repeat
 from schemas.ids import h128
 from streams.flows.plan import FlowPlan
@@ -44,6 +42,7 @@ from streams.patterns.nodes import (
     Term,
 )
 from streams.patterns.parser import parse_expression, parse_pattern
+from streams.patterns.waiting import Wait
 
 DEFAULT_WITHIN_MS = 30 * 86_400_000  # SEMANTICS 27
 MAX_AGE_MS = 7 * 86_400_000  # DESIGN §3: older events move no pattern
@@ -141,21 +140,6 @@ class StepPlan:
         self.path: tuple[str, ...] = ()
         self.test = ""
         self.threshold = 0.0
-
-
-class Wait(msgspec.Struct, frozen=True):
-    """A plan `A then no B for T` with at most one plain `same` path, flat, for `streams.patterns.wait`.
-
-    `path`: the attribute that is the key, None without `same`. `alias`, `captured`: what of A is kept, and as what.
-    `broken_by`: histories of B.
-    """
-
-    path: str | None
-    span_ms: int
-    alias: str
-    captured: Names
-    last_names: Names
-    broken_by: Names
 
 
 class Plan:

@@ -21,6 +21,7 @@ import agents.lease as lease
 import agents.outbox as outbox
 import agents.pacemaker as pacemaker
 import streams.engine as engine
+import streams.intake as intake
 import streams.patterns.match as match
 import streams.patterns.plan as plan
 import tables.hot as hot
@@ -216,9 +217,9 @@ MUTATIONS = [
             rewrite(
                 engine.PartitionEngine,
                 "run",
-                ("if record.offset <= self.applied_offset:", "if False:"),
+                ("if offset <= self.applied_offset:", "if False:"),
             )
-            + rewrite(engine.PartitionEngine, "_read", ("if record.offset <= self.applied_offset:", "if False:"))
+            + rewrite(intake.Intake, "_read", ("if record.offset <= self.applied_offset:", "if False:"))
         ),
     ),
     Mutation(
@@ -295,7 +296,7 @@ MUTATIONS = [
     Mutation(
         "duplicates count",
         "an event id read lately is not applied again",
-        lambda: rewrite(engine.PartitionEngine, "_apply", ("if digest in", "if False and digest in")),
+        lambda: rewrite(engine.PartitionEngine, "_apply", ("if holds(", "if False and holds(")),
     ),
 ]
 

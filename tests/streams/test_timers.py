@@ -2,8 +2,8 @@
 
 import random
 
-from streams.timers import NEVER, Timers
-from tables.member_state import Member
+from streams.timers import Timers
+from tables.member_state import NEVER, Member
 from tables.store import MemoryStore
 
 PAGE = 16

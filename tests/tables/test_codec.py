@@ -81,7 +81,8 @@ def as_values(thing: Any) -> Any:
         left_out = {"epoch", "scheduled", "digest", "hint", "cost"}
         if isinstance(thing, PlanState) and not thing.counts:
             left_out.add("counts_version")
-        return {name: as_values(getattr(thing, name)) for name in thing.__slots__ if name not in left_out}
+        names = [name.lstrip("_") for name in thing.__slots__]  # a private one is how a property is kept
+        return {name: as_values(getattr(thing, name)) for name in names if name not in left_out}
     if isinstance(thing, dict):
         return {
             key: as_values(value)

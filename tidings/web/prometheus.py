@@ -18,6 +18,7 @@ from agents.metrics import Histogram
 from agents.records import Counters
 from streams.registry import SUSPENDED
 from tidings import VERSION
+from tidings.compiled import spelled
 
 if TYPE_CHECKING:  # Faust takes 0.7 s to import, and only engines need it
     from agents.wiring import EngineApp
@@ -77,6 +78,7 @@ def render(families: Iterable[Family]) -> str:
 def process_families(role: str, ready: bool) -> list[Family]:
     """What every role tells: the build, whether it is ready, memory, processor time."""
     build = {"version": VERSION, "python": platform.python_version(), "faust": version("faust-streaming"), "role": role}
+    build["core"] = spelled()
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return [
         gauge("tidings_build_info", "Versions of this process; always 1.", [(build, 1)]),

@@ -66,7 +66,9 @@ def test_a_histogram_leaves_in_seconds_with_cumulative_buckets() -> None:
 
 def test_every_role_tells_its_build_and_whether_it_is_ready() -> None:
     text = checked(render(process_families("sink", False)))
-    assert re.search(r'tidings_build_info\{version="[^"]+",python="3\.[^"]+",faust="[^"]+",role="sink"\} 1', text)
+    assert re.search(
+        r'tidings_build_info\{version="[^"]+",python="3\.[^"]+",faust="[^"]+",role="sink",core="[^"]+"\} 1', text
+    )
     assert "\ntidings_ready 0\n" in text
     resident = re.search(r"^process_resident_memory_bytes (\d+)$", text, re.MULTILINE)
     assert resident is not None

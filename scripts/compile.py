@@ -1,0 +1,128 @@
+"""Compile the core with mypyc: `.venv/bin/python scripts/compile.py`. Needs a C compiler and the developer's packages.
+
+Pure Python is the reference and stays beside it; tests/streams/test_compiled.py holds the two to the same bytes.
+Does nothing where a build of the present sources is there. `--optional`: without a C compiler say so and end well.
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tidings.compiled import BUILT, DONE, key  # noqa: E402 - the root must be on the path first
+
+KEPT = 4  # builds of other sources kept beside the new one: other checkouts may share the folder
+# The way of an event through the core. Structs of msgspec cannot be compiled, nor what has weak
+# references (tables/hot.py): their modules stay out.
+MODULES = (
+    "schemas/codec.py",
+    "schemas/ids.py",
+    "streams/arbiter.py",
+    "streams/attribution.py",
+    "streams/breaker.py",
+    "streams/caps.py",
+    "streams/decide.py",
+    "streams/engine.py",
+    "streams/history.py",
+    "streams/intake.py",
+    "streams/late.py",
+    "streams/memory.py",
+    "streams/patterns/expressions.py",
+    "streams/patterns/match.py",
+    "streams/patterns/plan.py",
+    "streams/patterns/start.py",
+    "streams/patterns/wait.py",
+    "streams/patterns/windows.py",
+    "streams/registry.py",
+    "streams/replay.py",
+    "streams/routes.py",
+    "streams/schedule.py",
+    "streams/timers.py",
+    "streams/views.py",
+    "tables/codec.py",
+    "tables/digests.py",
+    "tables/member_state.py",
+    "tables/plan_codec.py",
+)
+
+
+def main() -> None:
+    """Build, unless it is done."""
+    parser = argparse.ArgumentParser(description="Compile the core with mypyc.")
+    parser.add_argument("--optional", action="store_true", help="without a C compiler: say so and end well")
+    optional = parser.parse_args().optional
+    place = BUILT / key()
+    if (place / DONE).is_file():
+        print("compile: the core is compiled already")
+        return
+    compiler = os.environ.get("CC") or (sysconfig.get_config_var("CC") or "cc").split()[0]
+    if shutil.which(compiler) is None:
+        message = f"compile: no C compiler (got '{compiler}'); install gcc, or go on without: pure Python does the same"
+        if optional:
+            print(message)
+            return
+        sys.exit(message)
+    BUILT.mkdir(parents=True, exist_ok=True)
+    started, log = time.monotonic(), BUILT / "build.log"
+    print(f"compile: {len(MODULES)} modules, about a minute …", flush=True)
+    with tempfile.TemporaryDirectory(dir=BUILT, prefix=".new-") as new:
+        try:
+            build(Path(new), log)
+        except (Exception, SystemExit) as error:
+            message = f"compile: failed ({type(error).__name__}); see {log.relative_to(ROOT)}; pure Python goes on"
+            sys.exit(message)
+        if key() != place.name:
+            sys.exit("compile: a source changed meanwhile; run it again")
+        (Path(new) / "lib" / DONE).touch()
+        with contextlib.suppress(OSError):  # somebody else was faster
+            (Path(new) / "lib").rename(place)
+    older = sorted((path for path in BUILT.iterdir() if (path / DONE).is_file()), key=lambda path: path.stat().st_mtime)
+    for path in older[: -1 - KEPT]:
+        shutil.rmtree(path, ignore_errors=True)
+    print(f"compile: done in {time.monotonic() - started:.0f} s")
+
+
+def build(new: Path, log: Path) -> None:
+    """Compile into `new`/lib; everything that mypyc and the C compiler say goes to the log."""
+    os.chdir(ROOT)
+    with log.open("w") as out, into(out):
+        from mypyc.build import mypycify  # imports setuptools
+        from setuptools import Distribution
+
+        options = ["--config-file", "pyproject.toml", "--cache-dir", str(BUILT / "mypy")]
+        extensions = mypycify([*options, *MODULES], opt_level="2", debug_level="0", target_dir=str(new / "c"))
+        command = Distribution({"name": "tidings", "ext_modules": extensions}).get_command_obj("build_ext")
+        command.build_lib, command.build_temp = str(new / "lib"), str(new / "o")
+        command.ensure_finalized()
+        command.run()
+
+
+@contextlib.contextmanager
+def into(out: TextIO) -> Iterator[None]:
+    """Have this process, and the C compilers it starts, write to a file."""
+    sys.stdout.flush()
+    real = {number: os.dup(number) for number in (1, 2)}
+    for number in real:
+        os.dup2(out.fileno(), number)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, kept in real.items():
+            os.dup2(kept, number)
+            os.close(kept)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The members an engine has in memory, and when each must be looked at again."""
+
+from collections.abc import Iterable, Sequence
+
+from schemas.events import Event
+from streams.intake import Intake
+from streams.timers import Timers
+from tables.codec import decode_member
+from tables.member_state import NEVER, Member, PlanState
+
+
+class Memory(Intake):
+    """The part of an engine that brings members into memory and sets their timers."""
+
+    __slots__ = ()
+    _durable: bool
+    _timers: Timers
+
+    def _members_of(self, events: Sequence[Event | None]) -> list[Member | None]:
+        """Find the member of each event; those not in memory are brought there together."""
+        members = self._members
+        ids = [None if event is None else event.member_id for event in events]
+        found = [None if member_id is None else members.get(member_id) for member_id in ids]
+        missing = {m for m, member in zip(ids, found, strict=True) if m is not None and member is None}
+        if missing:
+            self._load(missing)
+            found = [None if m is None else member or members[m] for m, member in zip(ids, found, strict=True)]
+        return found
+
+    def _load(self, member_ids: Iterable[str]) -> None:
+        """Bring members into memory that are not there."""
+        missing = sorted(member_ids)
+        if not self._durable:  # nothing is ever written, so nothing can be found
+            self._members.update((member_id, Member(member_id)) for member_id in missing)
+            return
+        for member_id, raw in zip(missing, self._store.get_many([m.encode() for m in missing]), strict=True):
+            member = decode_member(member_id, raw) if raw is not None else Member(member_id)
+            self._members.keep(member, len(raw or b""))
+
+    def _schedule(self, member: Member, wake: int | None) -> None:
+        if wake is not None and (member.scheduled is None or wake < member.scheduled):
+            member.scheduled = wake
+            self._timers.set(wake, member.member_id)
+
+    def _wake_for(self, member: Member, state: PlanState) -> None:
+        for instance in state.instances:
+            if instance.wake != NEVER:
+                self._schedule(member, instance.wake)
