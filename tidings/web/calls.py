@@ -17,7 +17,16 @@ from agents.send_one import Metrics
 from schemas.calls import CALLBACK, OUTCOMES, CallState
 from schemas.passes import CALLS, Pass, read_pass, sign_pass
 from schemas.tokens import TokenError
-from tidings.web.routes import CALL_CLAIM, CALL_LIST, CALL_OUTCOME, CALL_SEAT, error_answer, json_answer, unavailable
+from tidings.web.routes import (
+    CALL_CLAIM,
+    CALL_LIST,
+    CALL_OUTCOME,
+    CALL_SEAT,
+    body_of,
+    error_answer,
+    json_answer,
+    unavailable,
+)
 
 SEAT_MS_DEFAULT, SEAT_MS_MAX = 12 * 3_600_000, 30 * 86_400_000
 LEASE_S_DEFAULT, LEASE_S_MAX = 900, 4 * 3_600
@@ -152,8 +161,8 @@ def _listed(state: CallState, now_ms: int) -> dict[str, Any]:
 
 
 async def _body(request: web.Request, kind: Any) -> Any:
-    raw = await request.content.read(BODY_BYTES_MAX)
+    raw = await body_of(request, BODY_BYTES_MAX)
     try:
-        return msgspec.json.decode(raw or b"{}", type=kind)
+        return None if raw is None else msgspec.json.decode(raw or b"{}", type=kind)
     except msgspec.MsgspecError:
         return None

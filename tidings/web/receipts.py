@@ -24,7 +24,7 @@ from sinks.channels.config import ProvidersConfig
 from sinks.channels.kinds import ProviderSpec, gatherer_of, teller_of
 from sinks.channels.receipts import Gatherer, HookCall, Teller, Told, Unsigned, receipt_event
 from tidings.config import Settings
-from tidings.web.routes import GATHERED, RECEIPTS, RETRY_AFTER_S
+from tidings.web.routes import GATHERED, RECEIPTS, RETRY_AFTER_S, body_of
 
 BODY_BYTES_MAX = 65_536
 MANY_BYTES_MAX = 4 << 20  # Meta's calls have up to 3 MB
@@ -79,9 +79,9 @@ class Receipts:
             return 404
         if teller is None:
             return 404
-        if (request.content_length or 0) > BODY_BYTES_MAX:
+        body = await body_of(request, BODY_BYTES_MAX)
+        if body is None:
             return 413
-        body = await request.content.read(BODY_BYTES_MAX)
         headers = {name.lower(): value for name, value in request.headers.items()}
         try:
             told = teller.told(HookCall(f"{self._base_url}/{provider}/{token}", headers, body, dict(request.query)))
@@ -118,15 +118,11 @@ class Receipts:
         gatherer = self._gatherers.get(provider)
         if gatherer is None:
             return 404, ""
-        if (request.content_length or 0) > MANY_BYTES_MAX:
+        body = await body_of(request, MANY_BYTES_MAX)
+        if body is None:
             return 413, ""
-        body = bytearray()
-        while more := await request.content.read(MANY_BYTES_MAX + 1 - len(body)):
-            body += more
-            if len(body) > MANY_BYTES_MAX:
-                return 413, ""
         headers = {name.lower(): value for name, value in request.headers.items()}
-        call = HookCall(f"{self._base_url}/{provider}", headers, bytes(body), dict(request.query))
+        call = HookCall(f"{self._base_url}/{provider}", headers, body, dict(request.query))
         try:
             if request.method != "POST":
                 return 200, gatherer.challenge(call)

@@ -159,6 +159,18 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         return error_answer(500, "web", f"unexpected (got {type(error).__name__})", "see this worker's log")
 
 
+async def body_of(request: web.Request, most: int) -> bytes | None:
+    """Read a whole body, in however many pieces it comes; None: it has more than `most` bytes."""
+    if (request.content_length or 0) > most:
+        return None
+    body = bytearray()
+    while more := await request.content.read(most + 1 - len(body)):
+        body += more
+        if len(body) > most:
+            return None
+    return bytes(body)
+
+
 def unavailable(place: str, message: str, remedy: str, progress: dict[str, Any] | None = None) -> web.Response:
     """Say that it cannot be answered now, and that asking again makes sense."""
     page = error_page(place, message, remedy)

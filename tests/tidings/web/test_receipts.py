@@ -1,5 +1,6 @@
 """Providers tell what came of a message: signed, repeated, out of order, forged."""
 
+import asyncio
 import base64
 import hmac
 from collections.abc import AsyncIterator
@@ -140,6 +141,16 @@ async def test_a_receipt_that_cannot_be_written_is_asked_for_again(door: Door, c
     door.trouble = KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN))
     answer = await client.post(f"/r/webhook/{TOKEN}", json={"status": "delivered"})
     assert answer.status == 503 and answer.headers["Retry-After"]
+
+
+async def test_a_receipt_that_comes_in_pieces_is_read_whole(door: Door, client: TestClient) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for piece in (b'{"status": "deli', b'vered", "id": "', b'7"}'):
+            yield piece
+            await asyncio.sleep(0.05)
+
+    answer = await client.post(f"/r/webhook/{TOKEN}", data=pieces(), headers={"Content-Type": "application/json"})
+    assert answer.status == 204 and [event.type for event in door.events] == ["delivery.delivered"]
 
 
 async def test_a_large_body_is_not_read(door: Door, client: TestClient) -> None:
