@@ -82,7 +82,7 @@ class LifeFollower(Follower):
         """Do what is next until a step waits, a message is held, or nothing is left."""
         if not self.resuming:
             self.wanted, self.told = None, False
-        self.held, self.resuming = None, False
+        self.held, self.leg, self.resuming = None, None, False
         with contextlib.suppress(Stands):
             super().walk()
 
