@@ -32,7 +32,16 @@ from schemas.errors import OperatorError
 from tidings import compiled
 from tidings.layout import require_own_packages
 
-QUESTIONS = ("replay_speed", "campaigns_curve", "ingest", "member_bytes", "recovery", "sink_rate", "worker_rate")
+QUESTIONS = (
+    "replay_speed",
+    "campaigns_curve",
+    "journeys",
+    "ingest",
+    "member_bytes",
+    "recovery",
+    "sink_rate",
+    "worker_rate",
+)
 ON_REQUEST = ("latency", "beside_peers", "soak")  # need Java; the peers fetch a gigabyte besides, soak takes minutes
 QUICK = 0.05
 SECONDS_UNKNOWN = 20.0  # a question that was never measured here, for the bar

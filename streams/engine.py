@@ -222,8 +222,7 @@ class PartitionEngine(Memory):
                 return
         if route is not None or member.journeys:
             moment = Moment(event_id, type_, e, offset, data, member.profile, self.clock_ms, too_old)
-            if member.journeys:  # before the patterns: what this record begins, it does not move
-                self._journeys.show(member, moment, self._place(record))
+            if member.journeys and self._journeys.show(member, moment, self._place(record)):  # what it begins: not yet
                 self._journeys_moved(member, record)
             if route is not None:
                 self._match(route, member, moment, record)

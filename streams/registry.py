@@ -105,6 +105,11 @@ class Registry:
                 return None, joined
         return self.plan_of(journey.campaign, version), joined
 
+    def settled(self, journey: Journey) -> Plan | None:
+        """Find the plan of a journey that no edit and no end of its campaign can concern; None: `after_edits` knows."""
+        plan = None if self._edits else self._versions.get((journey.campaign, journey.version))
+        return plan if plan is not None and journey.joined >= plan.since_offset else None
+
     def newest(self, plan_id: str) -> Plan | None:
         """Find any version of a campaign that still drains."""
         return next((plan for (name, _), plan in self._versions.items() if name == plan_id), None)

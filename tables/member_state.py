@@ -163,11 +163,12 @@ class Journey:
     offset of the record at which it came under its version. `started`: as of its instance, the order among equals.
     `e_anchor`: events from before it concern the journey no more. `aliases`: attributes of matched and awaited events
     that later steps name; `last`: those of the match's last event. `outcomes`: what came of each step that has one.
+    `packed`: its bytes, until it moves; memory only.
     """
 
     __slots__ = (
         "campaign", "version", "instance_id", "key", "correlation", "anchor", "started", "joined", "e_anchor", "step",
-        "since", "due", "wake", "wanted", "aliases", "last", "outcomes",
+        "since", "due", "wake", "wanted", "aliases", "last", "outcomes", "packed",
     )  # fmt: skip
 
     def __init__(self, campaign: str, version: str, instance_id: str, instance: Instance, joined: int) -> None:
@@ -188,6 +189,7 @@ class Journey:
         self.aliases: dict[str, dict[str, Any]] = instance.aliases
         self.last: dict[str, Any] = instance.last
         self.outcomes: dict[str, str] = NO_MAP
+        self.packed: Any = None
 
 
 class Contacts:

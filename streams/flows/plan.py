@@ -87,6 +87,9 @@ class FlowPlan:
         if self.cascades:
             self.types |= TELLING
         self.message_types = frozenset(type_ for type_ in self.types if about_messages(type_))
+        # Of these types only events of its own key concern a journey, whatever its step.
+        keyed = {type_ for type_ in self.types - self.message_types if all(t.own for t in awaited if type_ in t.judges)}
+        self.keyed_types = frozenset(keyed - TELLING if self.cascades else keyed)
         self.names = {alias: self._named(alias) for alias in bound if alias != OUTCOME}
 
     def horizon_ms(self, lateness_ms: int) -> int:

@@ -20,7 +20,8 @@ from streams.arbiter import Defer
 from streams.decide import Arbiter, Match, Place, note
 from streams.epoch import Epoch
 from streams.flows import acts, cascade
-from streams.flows.plan import OUTCOME, AwaitedPlan, FlowPlan, chosen
+from streams.flows.awaited import concerns, keyed
+from streams.flows.plan import OUTCOME, FlowPlan, chosen
 from streams.flows.receipts import DELIVERED, told
 from streams.flows.times import wait_end
 from streams.life import PAUSE_STEP_MS, PAUSED, STOPPED
@@ -48,6 +49,7 @@ class Cause:
         self.plan = plan
         self.member = member
         self.journey = journey
+        journey.packed = None  # whatever moves it makes a cause first
         self.at = at
         self.due = due
         self.by = by
@@ -104,16 +106,25 @@ class Journeys:
             journey.outcomes = {journey.step: PAUSED}
         self._hold(cause, held)
 
-    def show(self, member: Member, moment: Moment, at: Place) -> None:
-        """Show an event to a member's journeys, oldest first: goal, then exit_on, then what its step awaits."""
+    def show(self, member: Member, moment: Moment, at: Place) -> bool:
+        """Show an event to a member's journeys, oldest first: goal, then exit_on, then what its step awaits.
+
+        Returns:
+            Whether one of them may have moved.
+        """
         if moment.too_old:
-            return
+            return False
+        moved, type_, settled = False, moment.type, self._registry.settled
         for journey in list(member.journeys):
-            plan = self._plan(member, journey, at)
-            if plan is None or moment.type not in plan.flow.types or moment.e < journey.e_anchor:
+            plan = settled(journey) or self._plan(member, journey, at)
+            if plan is None or type_ not in plan.flow.types or moment.e < journey.e_anchor:
                 continue
+            if type_ in plan.flow.keyed_types and not keyed(moment, plan, journey):
+                continue  # most events of a member are about something else than most of its journeys
             cause = Cause(plan, member, journey, at, None, moment.event_id)
             self._guard(cause, partial(self._see, cause, moment))
+            moved = True
+        return moved
 
     def wake(self, member: Member, journey: Journey, at: Place) -> None:
         """A journey's wait has ended by the clock."""
@@ -374,7 +385,7 @@ class Journeys:
             if known is None or (old is not None and type(old.flow.steps[journey.step]) is not type(known)):
                 self._drop(member, journey, at, "edited")
                 return None
-            journey.version, journey.joined = plan.version, joined
+            journey.version, journey.joined, journey.packed = plan.version, joined, None
         return plan
 
     def _drop(self, member: Member, journey: Journey, at: Place, reason: str) -> None:
@@ -407,20 +418,6 @@ class Journeys:
             decision.command_id, decision.channel = request.command_id, request.channel
         self.decisions.append(decision)
         self.counts[f"decisions.{outcome}.{reason}"] += 1
-
-
-def concerns(term: AwaitedPlan, moment: Moment, plan: Plan, journey: Journey, aliases: dict[str, Any]) -> bool:
-    """Tell whether an event is one that a journey looks out for: by type, by whose it is, by its condition."""
-    judges = term.judges.get(moment.type)
-    if judges is None:
-        return False
-    if term.own:
-        if moment.type in plan.flow.message_types:
-            if moment.data.get("instance_id") != journey.instance_id:
-                return False
-        elif plan.keys_of is not None and not any(key == journey.key for key, _ in moment.keys_for(plan)):
-            return False
-    return any(judge is None or judge(moment.data, aliases, moment.profile, moment.clock) for judge in judges)
 
 
 def _aliases(journey: Journey) -> dict[str, Any]:

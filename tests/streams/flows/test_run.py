@@ -271,9 +271,8 @@ def test_a_journey_is_the_same_after_it_was_stored():
     member = run.engine._members["m"]
     raw = encode_member(member, member.hint)
     (before,), (after,) = member.journeys, decode_member("m", raw).journeys
-    assert {name: getattr(before, name) for name in before.__slots__} == {
-        name: getattr(after, name) for name in after.__slots__
-    }
+    stored = [name for name in before.__slots__ if name != "packed"]
+    assert [getattr(before, name) for name in stored] == [getattr(after, name) for name in stored]
     assert encode_member(decode_member("m", raw), member.hint) == raw
 
 
@@ -304,3 +303,14 @@ def test_the_view_says_where_a_journey_stands():
     assert (journey["step"], journey["waits_for"], journey["outcomes"]) == ("wait", "10m", {"first": "sent"})
     assert journey["until"] == START + 11 * MINUTE
     assert journey["decided_at"] == START + 11 * MINUTE + 5_000
+
+
+def test_bytes_that_are_kept_follow_every_move():
+    run = shop(TWO).put(1, "cart.item.added", product_id="p")
+    for minute in (2, 5, 11.2):
+        run.put(minute, "cart.item.added", product_id=f"p{minute}").tick(minute + 0.1)
+        member = run.engine._members["m"]
+        kept = encode_member(member, member.hint)
+        for journey in member.journeys:
+            journey.packed = None
+        assert encode_member(member, member.hint) == kept
