@@ -27,6 +27,7 @@ from benchmarks.harness import (
     read_result,
     write_result,
 )
+from benchmarks.plots import draw
 from benchmarks.tables import console_table, write_pages
 from schemas.errors import OperatorError
 from tidings import compiled
@@ -213,7 +214,8 @@ def main(
             say(Said(1.0, "done", answer_question(name, scale)))
         return
     if pages is not None:
-        for page in write_pages(read_result(pages), pages.name):
+        found = read_result(pages)
+        for page in (*write_pages(found, pages.name), *draw(found)):
             click.echo(f"written: {page}")
         return
     before = read_result(compare) if compare is not None else None

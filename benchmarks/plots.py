@@ -37,7 +37,7 @@ def _draw(answer: Answer, folder: Path) -> Path:
     if "" in lines:
         axes.set_xscale("log")
     else:
-        axes.legend(frameon=False)
+        figure.legend(loc="outside upper center", ncols=len(lines), frameon=False)
     axes.set_xlabel(AXES[answer.name][0])
     axes.set_ylabel(AXES[answer.name][1])
     axes.set_ylim(bottom=0)

@@ -39,6 +39,7 @@ METHOD = (
     "CPU is that of all threads, compactions included."
 )
 MEMBERS, DISTINCT = 1_000_000, 20_000
+SHARED_S = 60.0  # for two workers to come to terms
 KAFKA_MEMBERS_MIN = 50_000  # fewer are gone in less time than a worker's start-up varies
 BATCH = 4_096
 
@@ -208,6 +209,11 @@ def takeover(bootstrap: str, home: Path, ends: dict[int, int], members: int) -> 
         second = Worker(bootstrap, home / "w2", PATTERN, 1)
         try:
             second.used({}, ends)
+            until = time.monotonic() + SHARED_S
+            while not 0 < second.used({})["partitions"] < PARTITIONS or first.process.poll() is not None:
+                if time.monotonic() > until:
+                    raise StateError("recovery: the two workers do not share the partitions; run it again")
+                time.sleep(0.2)
             first.process.kill()
             began = time.monotonic()
             second.used(dict.fromkeys(range(PARTITIONS), 0))

@@ -7,10 +7,10 @@ import msgspec
 from rich.table import Table
 
 from benchmarks.harness import ROOT, Answer, Result, Row
-from benchmarks.plots import draw
 from schemas.errors import OperatorError
 
 HEADS = ("case", "items", "per CPU s", "CPU µs (low–high)", "per s", "steps", "ratio (low–high)", "peak MiB", "")
+OWN_PLACE = ("soak", "recovery")  # asked by themselves, so a page that shows them has a place for each
 BEGIN, END = "<!-- figures: begin", "<!-- figures: end -->"
 PAGES = (ROOT / "benchmarks" / "README.md", ROOT / "docs" / "performance.md")
 
@@ -85,18 +85,21 @@ def write_pages(result: Result, name: str, pages: tuple[Path, ...] = PAGES) -> l
     Raises:
         OperatorError: a page has not both marks, in order.
     """
-    drawn = draw(result)
+    rest = [answer for answer in result.answers if answer.name not in OWN_PLACE]
     for page in pages:
         text = page.read_text(encoding="utf-8")
-        own = [answer for answer in result.answers if f"<!-- figures of {answer.name}: begin" in text]
-        for answer in own:
-            marks = f"<!-- figures of {answer.name}: begin", f"<!-- figures of {answer.name}: end -->"
-            text = _placed(text, page, *marks, msgspec.structs.replace(result, answers=[answer]), name)
-        rest = [answer for answer in result.answers if answer not in own]
+        for answer in result.answers:
+            if answer.name in OWN_PLACE and _own(answer)[0] in text:
+                text = _placed(text, page, *_own(answer), msgspec.structs.replace(result, answers=[answer]), name)
         if rest:
             text = _placed(text, page, BEGIN, END, msgspec.structs.replace(result, answers=rest), name)
         page.write_text(text, encoding="utf-8")
-    return [*pages, *drawn]
+    return list(pages)
+
+
+def _own(answer: Answer) -> tuple[str, str]:
+    """Name the marks of a place for one question alone."""
+    return f"<!-- figures of {answer.name}: begin", f"<!-- figures of {answer.name}: end -->"
 
 
 def _placed(text: str, page: Path, begin: str, end: str, result: Result, name: str) -> str:

@@ -101,7 +101,8 @@ async def be_worker(bootstrap: str, place: Path, pattern: str, standbys: int) ->
         ):
             await asyncio.sleep(0.005)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        used = {"wall_s": wall, "cpu_s": cpu, "peak_mb": peak_mb(), "epochs": built.metrics.epochs - epochs}
+        used = {"wall_s": wall, "cpu_s": cpu, "peak_mb": peak_mb(), "epochs": built.metrics.epochs - epochs,
+                "partitions": len(built.worker.tasks)}  # fmt: skip
         print(json.dumps(used), file=answers)
         wall, cpu, epochs = time.perf_counter(), time.process_time(), built.metrics.epochs
     ended.set()

@@ -89,8 +89,7 @@ class PartitionEngine(Memory):
     ) -> None:
         self.partition, self.topic = partition, topic
         self._durable, self._decisions = durable, decisions
-        self._decode = decode
-        self._observer = observer
+        self._decode, self._observer = decode, observer
         self._store = store
         self._members = HotMembers(hot_bytes)
         self._timers = Timers(store.due, HINTS_PAGE)

@@ -1,5 +1,6 @@
 """How benchmarks measure and judge: what they must not get wrong however noisy the machine is."""
 
+import re
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ from benchmarks.harness import (
     timed,
     write_result,
 )
+from benchmarks.plots import draw
 from benchmarks.replay_speed import LATENESS_MS, PATTERN, WITHIN_MS, expected, plan_of, run_once
 from benchmarks.tables import BEGIN, END, PAGES, cells, markdown, write_pages
 from benchmarks.workload import START_MS, w
@@ -193,13 +195,38 @@ def test_figures_are_put_between_the_marks_and_a_page_without_marks_is_refused(t
         write_pages(found, "r.json", (page,))
 
 
+def test_a_question_with_a_place_of_its_own_is_written_there_and_the_others_stay(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    mark = "<!-- figures of soak: "
+    page.write_text(f"{mark}begin -->\nold\n{mark}end -->\n{BEGIN} -->\nof others\n{END}\n")
+    found = result({"engine": 1.0})
+    found.answers[0].name = "soak"
+    write_pages(found, "soak.json", (page,))
+    text = page.read_text()
+    assert "### soak" in text and "\nold\n" not in text and f"{BEGIN} -->\nof others\n{END}" in text
+
+
+def test_curves_are_drawn_alike_from_equal_figures(tmp_path: Path) -> None:
+    found = result({"engine": 1.0, "sink": 2.0})
+    found.answers[0].name = "soak"
+    for row in found.answers[0].rows:
+        row.series = [(0.0, 10.0), (60.0, 20.0)]
+    (path,) = draw(found, tmp_path)
+    first = path.read_bytes()
+    assert b"<svg" in first and path.name == "soak.svg"
+    assert draw(found, tmp_path) == [path] and path.read_bytes() == first
+    assert draw(result({"1": 1.0}), tmp_path) == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_figures_of_a_page_are_those_of_the_result_it_names(page: Path, tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     name = text.partition(f"{BEGIN} (")[2].partition(")")[0]
     copy = tmp_path / page.name
     copy.write_text(text, encoding="utf-8")
-    write_pages(read_result(ROOT / "benchmarks" / "results" / name), name, (copy,))
+    names = [name, *re.findall(r"<!-- figures of \w+: begin \((.+?)\)", text)]
+    for one in names:
+        write_pages(read_result(ROOT / "benchmarks" / "results" / one), one, (copy,))
     assert copy.read_text(encoding="utf-8") == text, f"run: python -m benchmarks --pages benchmarks/results/{name}"
 
 
