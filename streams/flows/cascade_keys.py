@@ -16,7 +16,7 @@ LEG_KEYS = ("legs", *(key for key in SEND_KEYS if key != "channel"))
 MIN_LEGS, MAX_LEGS = 2, 8
 FORM = "write channel, time and template: push 10m card_push"
 # Nobody tells of these that they were delivered, only that they were opened, read or clicked, where that is tracked.
-SILENT = frozenset({"email", "push", "in_app", "bot", "pos", "webhook"})
+SILENT = frozenset({"email", "push", "bot", "pos"})
 
 _ID = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 

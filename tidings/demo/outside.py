@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 HOST = "127.0.0.1"
 BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
 SCANNER = "mail-scanner/2.1 (link preview)"
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0  # what a worker took down although nobody waited any more would be counted on one side alone
 BODY_BYTES_MAX = 65_536
 DELIVERED, UNDELIVERED = "DELIVRD", "UNDELIV"
 REPEATED = 0.2  # of what the company tells
@@ -82,8 +82,7 @@ class Outside:
         self._open = 0
         self._ended = False
         self._pool = ThreadPoolExecutor(8, "outside")
-        self._server = ThreadingHTTPServer((HOST, 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Server((HOST, 0), _handler(self))
         self.url = f"http://{HOST}:{self._server.server_port}"
 
     def __enter__(self) -> "Outside":
@@ -188,6 +187,11 @@ class Outside:
         finally:
             with self._lock:
                 self._open -= 1
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # the library's 5 refuses calls that come at once
 
 
 def _handler(outside: Outside) -> type[BaseHTTPRequestHandler]:
