@@ -74,6 +74,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         A fetch that waits while the group rebalances comes back with records of the new assignment. Faust's set of
         active partitions is empty just then, which aiokafka takes for "any partition", and Faust drops records while
         the flow is stopped: those of a changelog were then missing in the recovery, which waited for them for ever.
+        For `events` agents/reading.py keeps the place; where a changelog is read on is Faust's own to know.
         """
         records: Any = await super()._fetch_records(
             consumer, active_partitions, timeout=timeout, max_records=max_records

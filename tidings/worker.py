@@ -29,6 +29,7 @@ from schemas.ids import h128
 from tables.rocks import DirectoryLock
 from tidings.brokers import attach
 from tidings.brokers.admin import describe
+from tidings.brokers.refusal import refused_for_long
 from tidings.collector import quiet_gc
 from tidings.compiled import spelled
 from tidings.config import Settings
@@ -203,11 +204,16 @@ async def _until_signal(launch: Launch) -> None:
     run = {ENGINE: _run_engine, DELIVERY: _run_delivery, SINK: _run_sink}[launch.role]
     log.info("worker starts", role=launch.role, broker=launch.settings.broker, web=launch.url, core=spelled())
     giving_back = asyncio.create_task(give_back_forever())
+    watching = asyncio.create_task(_end_when_refused(launch, end))
     try:
         await run(launch, stop)
+        if watching.done():
+            raise watching.result()
     except OperatorError:
         raise
     except Exception as error:
+        if watching.done():
+            raise watching.result() from None
         log.error("worker failed", role=launch.role, exc_info=error)
         # A library's error may quote a record; its text is masked in the log and left out here.
         told = f": {error}" if isinstance(error, TidingsError) else ""
@@ -222,8 +228,19 @@ async def _until_signal(launch: Launch) -> None:
         raise failure from None
     finally:
         giving_back.cancel()
+        watching.cancel()
         watchdog.cancel()
     log.info("worker stopped", role=launch.role)
+
+
+async def _end_when_refused(launch: Launch, end: Callable[[], None]) -> OperatorError:
+    """Stop the worker when the broker no longer takes its user; what it cannot commit is done again after a restart."""
+    failure = await refused_for_long(launch.settings)
+    end()
+    last = threading.Timer(STOP_S[launch.role] - 1, _leave, [failure])  # before it is cut off without a word
+    last.daemon = True
+    last.start()
+    return failure
 
 
 def _leave(failure: OperatorError) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ SESSION_S = 30.0  # long: a restart that had to wait for it would run into the t
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
     cache = Path(__file__).parents[2] / ".cache"
-    with LocalBroker(tmp_path_factory.mktemp("kafka"), cache) as running:
+    more = "log.cleaner.backoff.ms=200\n"
+    with LocalBroker(tmp_path_factory.mktemp("kafka"), cache, more=more) as running:
         yield running
 
 
@@ -160,13 +162,17 @@ async def test_killed_worker_comes_back_with_the_same_commands(topics: str, tmp_
     assert all(len(ids) == 1 for ids in by_member.values())
 
 
-def set_bound(bootstrap: str, size: int) -> None:
-    """What the error tells the operator to do, and before that the opposite."""
-    entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.TOPIC, CHANGELOG, incremental_configs=[entry])
+def alter(bootstrap: str, topic: str, values: dict[str, str]) -> None:
+    entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in values.items()]
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
     admin = AdminClient({"bootstrap.servers": bootstrap})
     for future in admin.incremental_alter_configs([resource]).values():
-        future.result(10)
+        future.result(60)
+
+
+def set_bound(bootstrap: str, size: int) -> None:
+    """What the error tells the operator to do, and before that the opposite."""
+    alter(bootstrap, CHANGELOG, {"max.message.bytes": str(size)})
 
 
 async def test_member_record_too_large_for_the_changelog_is_named_and_goes_on_once_the_topic_takes_it(
@@ -250,6 +256,40 @@ async def test_what_lies_behind_an_open_transaction_waits_for_its_end(topics: st
         assert consumer.highwater(open_) == 2 and not consumer.unread(open_)
         await in_thread(shop.commit_transaction, 60)
         await until(lambda: at(built).get(open_.partition) == 1, "what waited is applied", 60)
+
+
+def compacted(bootstrap: str, produced: int) -> None:
+    """Have `events` compacted until records are missing, and kept as it is from then on."""
+    often = {"segment.ms": "1000", "min.cleanable.dirty.ratio": "0.01", "min.compaction.lag.ms": "0"}
+    alter(bootstrap, EVENTS, {**often, "cleanup.policy": "compact"})
+    deadline = time.monotonic() + 120
+    number = 0
+    while len(read_all(bootstrap, EVENTS)) - number >= produced:
+        assert time.monotonic() < deadline, "not compacted"
+        time.sleep(1.1)
+        for partition in range(PARTITIONS):  # what comes after a second begins a new segment, and closes the old one
+            tick = Producer({"bootstrap.servers": bootstrap})
+            tick.produce(EVENTS, key=b"tick%d" % number, value=encode_event(Event("tick", 0)), partition=partition)
+            tick.flush(30)
+            number += 1
+    alter(bootstrap, EVENTS, {"cleanup.policy": "delete", "segment.ms": "600000"})
+
+
+async def test_a_log_with_holes_is_applied_to_its_end(topics: str, tmp_path: Path) -> None:
+    """Compaction takes records out of batches, and whole batches; offsets stay as they were."""
+    views = [("catalog.product.viewed", f"m{n}", {"product_id": "p1"}) for n in range(10)]
+    for gone in range(10):  # each member's last record, which stays, is at another place
+        await in_thread(send, topics, views[gone:])
+    await in_thread(compacted, topics, 55)
+    log = await in_thread(read_topics, Settings.from_env({"TIDINGS_BROKER": topics}))
+    ends = {partition: records[-1].offset for partition, records in log.records.items()}
+    assert any(r.offset + 1 < s.offset for found in log.records.values() for r, s in pairwise(found)), "no hole"
+    async with running(kafka_worker(topics, tmp_path)) as built:
+        await until(lambda: at(built) == ends, "all applied", 60)
+    async with running(kafka_worker(topics, tmp_path)) as again:
+        await until(lambda: at(again) == ends, "goes on from its commit", 60)
+        await in_thread(publish, topics)
+        await until(lambda: all(applied_ > ends[p] for p, applied_ in at(again).items()), "what comes next", 60)
 
 
 async def main() -> None:

@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.harness import describe_run
 from tests.faults.report import markdown, problems, summary
 from tidings.cli.simulate import read_seeds
 
@@ -21,7 +22,7 @@ SEED_S = 1_200.0  # a schedule that takes longer hangs
 
 
 @click.command()
-@click.option("--seeds", default="1..50", show_default=True, help="7, 1..50 or 3,9,20..25: one seed is one schedule.")
+@click.option("--seeds", default="1..50,101,102", show_default=True, help="7, 1..50 or 3,9: one seed is one schedule.")
 @click.option("--jobs", default=1, show_default=True, help="Schedules at a time; each has a Kafka of its own.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Where failed runs are kept. Default: a new directory.")
 @click.option("--write", type=click.Path(path_type=Path), help="Write the results here, as NAME.json and NAME.md.")
@@ -61,10 +62,15 @@ def main(
                 problems(result, home), highlight=False, soft_wrap=True
             )
     results.sort(key=lambda result: int(result["seed"]))
-    out.print(summary(results, time.monotonic() - began))
+    seconds = time.monotonic() - began
+    out.print(summary(results, seconds))
     if write is not None:
+        write.parent.mkdir(parents=True, exist_ok=True)
+        run = describe_run(1.0)
+        on = f"{run.machine['cores']} cores, {run.machine['memory_gib']} GiB, load {run.machine['load_1m']} at the end"
+        taken = f"Commit {run.commit[:7]}, ended {run.started_at}, {jobs} at a time on {run.machine['cpu']}, {on}."
         write.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-        write.with_suffix(".md").write_text(markdown(results))
+        write.with_suffix(".md").write_text(markdown(results, seconds, taken))
     bad = [result for result in results if result["trouble"] or result["verdict"]["wrong"]]
     sys.exit(1 if bad else 0)
 

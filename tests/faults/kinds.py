@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from agents import failpoints
-from agents.topics import CHANGELOG
+from agents.topics import CHANGELOG, EVENTS
 from tests.faults.lab import Lab, alter_topic
 from tests.faults.proxy import CUTS, OPEN
 from tests.faults.worker import Worker
+from tidings.brokers import LocalBroker
 from tidings.smtp_server import DROP_AFTER, DROP_BEFORE
 
 FREEZE_SHARE = 1.4  # of the session
@@ -176,6 +177,22 @@ class BrokerDown(Fault):
         self.lab.with_broker(down)
 
 
+class LeaderLost(Fault):
+    """One of three brokers goes: the one that leads a partition of `events`. Others lead, and it comes back."""
+
+    end: ClassVar[Callable[[LocalBroker], None]]
+
+    def apply(self) -> None:
+        cluster, away_s = self.lab.cluster, self.rng.choice([1.0, DOWN_S])
+
+        def replace() -> None:
+            node = cluster.leader(EVENTS, self.rng.randrange(self.lab.settings.partitions))
+            self.told = f"node {node}, away for {away_s:.0f} s"
+            cluster.replace(node, away_s, type(self).end)
+
+        self.lab.with_broker(replace)
+
+
 class StoreLost(Fault):
     """The disk of a worker is gone: it reads the changelog from its beginning."""
 
@@ -328,5 +345,9 @@ KINDS: tuple[type[Fault], ...] = (
     ClickHouseDown,
     ClockMoved,
 )
-BY_NAME: dict[str, type[Fault]] = {kind.name: kind for kind in KINDS}
+CLUSTER_KINDS: tuple[type[Fault], ...] = (
+    _made(LeaderLost, "leader kill -9", end=LocalBroker.kill),
+    _made(LeaderLost, "leader restart", end=LocalBroker.stop),
+)
+BY_NAME: dict[str, type[Fault]] = {kind.name: kind for kind in KINDS + CLUSTER_KINDS}
 Make = Callable[[Lab], Fault]

@@ -23,6 +23,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from agents.delivery_state import SENT_TOPIC
 from agents.topics import COMMANDS
+from tests.faults.cluster import Cluster
 from tests.faults.load import PROBE, Load
 from tests.faults.proxy import OPEN, Proxies
 from tests.faults.worker import Crew, Worker
@@ -91,7 +92,9 @@ class Watch(threading.Thread):
 class Lab:
     """A context manager; `home` is emptied first and left as it is."""
 
-    def __init__(self, home: Path, seed: int, session_ms: int, engines: int, deliveries: int, sinks: int) -> None:
+    def __init__(
+        self, home: Path, seed: int, session_ms: int, engines: int, deliveries: int, sinks: int, cluster: bool = False
+    ) -> None:
         self.home = home
         self.session_s = session_ms / 1_000
         self.seed = seed
@@ -103,6 +106,7 @@ class Lab:
         self._wanted = {"engine": engines, "delivery": deliveries, "sink": sinks}
         self._stack = ExitStack()
         self._broker_lock = threading.Lock()
+        self._clustered = cluster
 
     def __enter__(self) -> "Lab":
         shutil.rmtree(self.home, ignore_errors=True)
@@ -110,11 +114,7 @@ class Lab:
         with ExitStack() as stack:
             self.proxies = Proxies()
             stack.callback(self.proxies.close)
-            self._doors = [_free_port(0) for _ in range(DOORS)]
-            self._proxied = [self.proxies.add(port) for port in self._doors]
-            self._port = _free_port(0)
-            self.start_broker()
-            stack.callback(lambda: self.broker.kill())
+            self._open_broker(stack)
             self.smtp = stack.enter_context(SmtpServer(on_mail=self._mailed, keep=1))
             self.clickhouse = ClickHouse(self.home / "clickhouse")
             stack.callback(self.clickhouse.close)
@@ -134,6 +134,20 @@ class Lab:
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+
+    def _open_broker(self, stack: ExitStack) -> None:
+        if self._clustered:  # without proxies: each worker knows all nodes
+            self._doors, self._proxied = [], [0] * DOORS
+            self.cluster = Cluster(self.home, Settings.from_env().cache_dir)
+            stack.callback(self.cluster.close)
+            self.bootstrap = self.cluster.bootstrap
+            return
+        self._doors = [_free_port(0) for _ in range(DOORS)]
+        self._proxied = [self.proxies.add(port) for port in self._doors]
+        self._port = _free_port(0)
+        self.start_broker()
+        stack.callback(lambda: self.broker.kill())
+        self.bootstrap = self.broker.bootstrap
 
     def start_broker(self) -> None:
         """Start Kafka on the same data and ports."""
@@ -159,7 +173,7 @@ class Lab:
         (templates / "hello.txt.j2").write_text("Hello {{ member.first_name }} {{ unsubscribe_url }}\n")
         return Settings.from_env(
             {
-                "TIDINGS_BROKER": self.broker.bootstrap,
+                "TIDINGS_BROKER": self.bootstrap,
                 "TIDINGS_DATA_DIR": str(self.home / "data"),
                 "TIDINGS_TEMPLATES_DIR": str(templates),
                 "TIDINGS_PARTITIONS": str(PARTITIONS),
@@ -177,7 +191,8 @@ class Lab:
             for instance in range(most):
                 door = next(doors)
                 port = _free_port(0) - PORT_OFFSETS[role] - instance
-                own = dataclasses.replace(self.settings, broker=f"127.0.0.1:{door}", web_port=port)
+                broker = f"127.0.0.1:{door}" if door else self.bootstrap
+                own = dataclasses.replace(self.settings, broker=broker, web_port=port)
                 worker = Worker(role, instance, own, logs, self._session_ms, door)
                 self.crew.all[worker.name] = worker
                 if instance < self._wanted[role]:
@@ -217,7 +232,8 @@ class Lab:
     def heal(self) -> None:
         """Take back what still lasts."""
         for worker in self.crew.all.values():
-            self.proxies.set(worker.proxy, OPEN)
+            if worker.proxy:
+                self.proxies.set(worker.proxy, OPEN)
             worker.point.unlink(missing_ok=True)
             worker.move_clock(0)
             worker.thaw()

@@ -3,13 +3,15 @@
 import random
 from dataclasses import dataclass
 
-from tests.faults.kinds import KINDS
+from tests.faults.kinds import CLUSTER_KINDS, KINDS
 
 BLOCK = 8  # seeds that share one deck of all kinds
 # Seconds that a kind lasts, roughly: long ones are dealt to different seeds.
 SLOW = {"rolling restart": 15, "scale 1-3-2": 14, "broker down": 12}
 FROZEN, USUAL = 6, 2
 SESSION_MS = 4_000
+CLUSTER = 101  # from this seed on there are three brokers, and what goes is one of them, and workers
+BESIDES = ("engine kill -9", "delivery kill -9", "sink kill -9", "rolling restart", "store deleted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,7 @@ class Schedule:
     sinks: int
     holes: bool
     faults: tuple[tuple[str, float, bool], ...]
+    cluster: bool = False
 
 
 def cost_of(name: str) -> int:
@@ -31,6 +34,8 @@ def cost_of(name: str) -> int:
 
 def schedule_of(seed: int) -> Schedule:
     """Deal the deck of the seed's block of BLOCK seeds, by cost, so that each seed lasts about as long."""
+    if seed >= CLUSTER:
+        return _cluster_schedule(seed)
     block, place = divmod(seed - 1, BLOCK)
     deck = sorted((kind.name for kind in KINDS), key=lambda name: random.Random(f"{block} {name}").random())
     hands: list[list[str]] = [[] for _ in range(BLOCK)]
@@ -41,3 +46,11 @@ def schedule_of(seed: int) -> Schedule:
     rng.shuffle(hand)
     faults = tuple((name, rng.uniform(0.5, 2.0), rng.randrange(4) > 0) for name in hand)
     return Schedule(seed, rng.choice([1, 2, 2, 3]), rng.choice([1, 2]), rng.choice([1, 2]), rng.random() < 0.5, faults)
+
+
+def _cluster_schedule(seed: int) -> Schedule:
+    rng = random.Random(f"cluster {seed}")
+    hand = [kind.name for kind in CLUSTER_KINDS for _ in range(2)] + rng.sample(BESIDES, 2)
+    rng.shuffle(hand)
+    faults = tuple((name, rng.uniform(0.5, 2.0), rng.randrange(2) > 0) for name in hand)
+    return Schedule(seed, 2, 2, 1, rng.random() < 0.5, faults, cluster=True)

@@ -98,11 +98,12 @@ def summary(results: Sequence[dict[str, Any]], seconds: float) -> Group:
     return Group(table, numbers)
 
 
-def markdown(results: Sequence[dict[str, Any]]) -> str:
-    """The same for a document."""
-    seconds = sum(result["seconds"] for result in results)
-    lines = ["| what | measured |", "|---|---|"]
+def markdown(results: Sequence[dict[str, Any]], seconds: float, taken: str) -> str:
+    """The same for a document, and each mail that came twice inside the window. `taken`: when and on what."""
+    lines = [taken, "", "| what | measured |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in totals(results, seconds)]
     lines += ["", "| " + " | ".join(HEADS) + " |", "|---|---|---|---|---|"]
     lines += [f"| {n} | {t} | {a:.1f} | {b:.1f} | {c:.1f} |" for n, t, a, b, c in by_kind(results)]
-    return "\n".join(lines) + "\n"
+    window = [f"- seed {r['seed']}: {told}" for r in results for told in r["verdict"]["window"]]
+    lines += ["", "Mails that came twice inside the window, by command id, with delivery's steps/attempts@offsets:", ""]
+    return "\n".join(lines + (window or ["none"])) + "\n"

@@ -74,7 +74,8 @@ def run_schedule(schedule: Schedule, home: Path, long: bool = False) -> Result:
     else:
         (home / "result.json").write_text(json.dumps(spelled(result), indent=1))
         shutil.rmtree(home / "clickhouse", ignore_errors=True)
-        shutil.rmtree(home / "kafka" / "log", ignore_errors=True)
+        for log in (*home.glob("kafka/log"), *home.glob("node-*/kafka/log")):
+            shutil.rmtree(log, ignore_errors=True)
     return result
 
 
@@ -96,7 +97,8 @@ def _run(schedule: Schedule, home: Path, long: bool, result: Result) -> None:
     def phase(name: str) -> None:
         result.phases[name] = round(time.monotonic() - began, 1)
 
-    with Lab(home, schedule.seed, SESSION_MS, schedule.engines, schedule.deliveries, schedule.sinks) as lab:
+    crew = schedule.engines, schedule.deliveries, schedule.sinks
+    with Lab(home, schedule.seed, SESSION_MS, *crew, cluster=schedule.cluster) as lab:
         phase("opened")
         lab.long = long
         load = load_of(lab, schedule.holes)

@@ -12,10 +12,10 @@ from agents import failpoints
 from agents.delivery_state import FORMAT, Entry
 from schemas.events import Record
 from tests.faults.judge import Dump, Verdict, judge, read_replay
-from tests.faults.kinds import KINDS
+from tests.faults.kinds import BY_NAME, CLUSTER_KINDS, KINDS
 from tests.faults.load import PROBE, SEND
-from tests.faults.plan import BLOCK, schedule_of
-from tests.faults.report import quantile
+from tests.faults.plan import BLOCK, CLUSTER, schedule_of
+from tests.faults.report import markdown, quantile
 from tests.faults.window import Resend, Step, in_window, read_resends
 
 START_MS = 1_790_000_000_000
@@ -31,6 +31,13 @@ def test_eight_seeds_in_a_row_strike_every_kind_once(block: int) -> None:
 
 def test_a_seed_is_always_the_same_schedule() -> None:
     assert schedule_of(11) == schedule_of(11) != schedule_of(12)
+
+
+def test_seeds_of_three_brokers_strike_leaders_and_workers() -> None:
+    schedule = schedule_of(CLUSTER)
+    names = [name for name, _, _ in schedule.faults]
+    assert schedule.cluster and {kind.name for kind in CLUSTER_KINDS} < set(names) <= BY_NAME.keys()
+    assert not schedule_of(CLUSTER - 1).cluster
 
 
 def test_every_point_of_the_protocols_has_a_kind_that_kills_there() -> None:
@@ -157,3 +164,10 @@ def test_what_a_successor_had_read_is_in_its_log(tmp_path: Path) -> None:
 
 def test_quantile_is_the_nearest_rank() -> None:
     assert [quantile([3.0, 1.0, 2.0], share) for share in (0.5, 0.99, 1)] == [2.0, 3.0, 3.0] and quantile([], 0.5) == 0
+
+
+def test_the_document_lists_the_mails_in_the_window_and_says_when_and_on_what() -> None:
+    verdict = {"wrong": {}, "counts": {"mails": 2}, "window": ["c1 x2: sending/1@4 sending/2@5"]}
+    result = {"seed": 7, "strikes": [], "starts_s": [1.0], "trouble": "", "verdict": verdict}
+    text = markdown([result], 61.0, "Commit 1234567")
+    assert text.startswith("Commit 1234567\n") and "1 in 61 s" in text and "- seed 7: c1 x2: sending/1@4" in text

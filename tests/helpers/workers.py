@@ -31,7 +31,7 @@ def start(*args: str, **settings: str) -> "subprocess.Popen[str]":
 def refused(*args: str, **settings: str) -> tuple[int, str]:
     """Run a worker that ends by itself; its exit code and what it wrote to stderr."""
     process = start(*args, **settings)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     return process.returncode, errors
 
 
@@ -44,7 +44,7 @@ def running(*args: str, **settings: str) -> "Iterator[tuple[subprocess.Popen[str
         line = process.stdout.readline()
         url = line.rpartition("web ")[2].strip().split(" ")[0]
         asking = Settings.from_env({"TIDINGS_DATA_DIR": settings["data_dir"]})
-        until_deadline = time.monotonic() + 40
+        until_deadline = time.monotonic() + 120
         while True:
             try:
                 if ask(asking, "/ready", url) == {"status": "ready"}:

@@ -19,6 +19,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-expor
 
 from agents.topics import TOPICS, TopicSpec, partitions_of
 from schemas.errors import OperatorError
+from tidings.brokers.refusal import Asking
 from tidings.brokers.waiting import Waiting
 from tidings.config import Settings
 
@@ -67,7 +68,7 @@ def create_topics(
     Raises:
         OperatorError: no answer, or the broker refuses.
     """
-    admin = _admin(settings)
+    admin = Asking(settings)
     before = describe(settings, specs, timeout_s=timeout_s)
     outcome = {spec.name: "exists" for spec in specs}
     missing = [spec for spec, state in zip(specs, before, strict=True) if not state.partitions]
@@ -109,7 +110,7 @@ def describe(
     Raises:
         OperatorError: no answer.
     """
-    admin = _admin(settings)
+    admin = Asking(settings)
     memory = settings.broker_kind == "memory"
     states: list[TopicState] = []
     everything = {} if memory else _metadata(admin, settings, None, timeout_s)
@@ -154,7 +155,7 @@ def check(settings: Settings, specs: Sequence[TopicSpec] = TOPICS, *, timeout_s:
 
 def group_offsets(settings: Settings, group_id: str, *, timeout_s: float = TIMEOUT_S) -> dict[tuple[str, int], int]:
     """Return what a consumer group has committed, by topic and partition. Not on the memory broker."""
-    admin = _admin(settings)
+    admin = Asking(settings)
     request = [ConsumerGroupTopicPartitions(group_id)]
     try:
         answer = admin.list_consumer_group_offsets(request, request_timeout=timeout_s)[group_id].result()
@@ -163,12 +164,7 @@ def group_offsets(settings: Settings, group_id: str, *, timeout_s: float = TIMEO
     return {(p.topic, p.partition): p.offset for p in answer.topic_partitions or [] if p.offset >= 0}
 
 
-def _admin(settings: Settings) -> AdminClient:
-    # Silent: what goes wrong comes back as an error of the call, and is reported once.
-    return AdminClient(settings.confluent(log_level=0))
-
-
-def _metadata(admin: AdminClient, settings: Settings, topic: str | None, timeout_s: float) -> dict[str, Any]:
+def _metadata(admin: Asking, settings: Settings, topic: str | None, timeout_s: float) -> dict[str, Any]:
     until = time.monotonic() + timeout_s
     with Waiting(f"broker {settings.bootstrap}: waiting for an answer") as waiting:
         while True:
@@ -176,6 +172,9 @@ def _metadata(admin: AdminClient, settings: Settings, topic: str | None, timeout
             try:
                 metadata = admin.list_topics(topic, timeout=left) if topic else admin.list_topics(timeout=left)
             except KafkaException as error:
+                refusal = admin.refusal()
+                if refusal is not None:
+                    raise refusal from None
                 if time.monotonic() >= until or error.args[0].code() not in UNANSWERED:
                     raise _unreachable(settings, error) from None
                 waiting.tick()
@@ -249,7 +248,7 @@ def _await_configuration(settings: Settings, specs: Sequence[TopicSpec], timeout
             time.sleep(0.05)
 
 
-def _await_leaders(admin: AdminClient, settings: Settings, names: Sequence[str], timeout_s: float) -> None:
+def _await_leaders(admin: Asking, settings: Settings, names: Sequence[str], timeout_s: float) -> None:
     """Wait until each partition can be written: creation is answered before that."""
     until = time.monotonic() + timeout_s
     while names:
