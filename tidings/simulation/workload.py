@@ -67,7 +67,7 @@ def make_partition(seed: int, partition: int, source: Source, world: World, faul
     own = random.Random(f"policies 894 {seed} {partition}")  # noqa: S311 seeded chance of a simulation
     guarded = own.random() < 0.25
     lines = [_line(event, partition, guarded) for event in with_append_times(events)]
-    lives = random.Random(f"life 1 {seed} {partition}")  # noqa: S311 likewise, and chosen likewise
+    lives = random.Random(f"life 35866 {seed} {partition}")  # noqa: S311 likewise, and chosen likewise
     alive = lives.random() < 0.25 and bool(lines)
     if alive:
         _date(lives, campaigns, [a for a, _, _ in lines])
