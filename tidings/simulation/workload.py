@@ -216,6 +216,10 @@ def _operate(rng: random.Random, campaigns: Sequence[Json], lines: list[tuple[in
         data = {"campaign": rng.choice(campaigns)["campaign"]}
         record = json_bytes({"type": f"campaign.{what}", "member_id": None, "occurred_at": a, "data": data})
         lines.insert(place + 1, (a, None, record))
+    for campaign in campaigns:  # a pause without end would let what it holds look again for ever: no run would rest
+        a, data = lines[-1][0], {"campaign": campaign["campaign"]}
+        record = json_bytes({"type": "campaign.resumed", "member_id": None, "occurred_at": a, "data": data})
+        lines.append((a, None, record))
 
 
 def _withdrawn(name: str, a: int) -> bytes:
