@@ -11,6 +11,7 @@ on a second line the words of its button) and `<name>.image.j2` (a URL). They se
     unsubscribe_url   this member's own link
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ class TemplateFiles(BaseLoader):
     def __init__(self, root: Path) -> None:
         self.root = root
         self._good: dict[str, str] = {}
+        self._inner: dict[str, str] = {}  # paths of files that were found inside; looked up for each message
 
     def path(self, name: str) -> Path:
         """Return the place of a file for messages to people."""
@@ -108,10 +110,15 @@ class TemplateFiles(BaseLoader):
 
     def exists(self, name: str) -> bool:
         """Tell whether there is such a file inside the directory."""
-        try:
-            return self._inside(name).is_file()
-        except TemplateNotFound:
-            return False
+        if name not in self._inner:
+            try:
+                path = self._inside(name)
+            except TemplateNotFound:
+                return False
+            if not path.is_file():
+                return False
+            self._inner[name] = str(self.path(name))
+        return self._stamp(name) is not None  # a link that leads out since then is refused by `read`
 
     def get_source(self, environment: Environment, template: str) -> Source:
         """Give a file's text to Jinja. See `jinja2.BaseLoader`."""
@@ -125,7 +132,7 @@ class TemplateFiles(BaseLoader):
             if template not in self._good:
                 raise
             source = self._good[template]
-        self._good[template] = source
+        self._good[template], self._inner[template] = source, str(self.path(template))
         return source, str(self.path(template)), lambda: self._stamp(template) == stamp
 
     def _inside(self, name: str) -> Path:
@@ -139,7 +146,7 @@ class TemplateFiles(BaseLoader):
 
     def _stamp(self, name: str) -> tuple[int, int] | None:
         try:
-            stat = self.path(name).stat()
+            stat = os.stat(self._inner.get(name) or self.path(name))
         except OSError:
             return None
         return stat.st_mtime_ns, stat.st_size
