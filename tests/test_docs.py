@@ -40,6 +40,7 @@ from schemas.policy import Policy
 from scripts.doc_tables import MARKER, TABLES, renewed
 from sinks.channels.checks import NEEDS
 from sinks.channels.kinds import KINDS
+from sinks.templates import Templates, check_template
 from streams.campaign_keys import KEYS, SEND_KEYS
 from streams.campaigns import load_campaign
 from streams.case_runs import check_case
@@ -310,6 +311,27 @@ def test_each_channel_of_the_language_has_its_files_on_the_page() -> None:
         (row,) = [line for line in rows.splitlines() if line.startswith("|") and f"`{channel}`" in line.split("|")[1]]
         assert all(f"`.{part}.j2`" in row.split("|")[2] for part in needs.required), channel
         assert all(f"`.{part}.j2`" in row.split("|")[3] for part in needs.optional), channel
+
+
+# ---------------------------------------------------------------- templates
+
+
+def test_each_page_of_the_docs_is_rendered_as_shown(tmp_path: Path) -> None:
+    shown = blocks(ROOT / "docs" / "email.md")
+    triples = [shown[n : n + 3] for n, block in enumerate(shown) if block.kind in ("jinja", "mjml")]
+    assert {part.kind for part, _, _ in triples} == {"jinja", "mjml"}
+    for part, values, html in triples:
+        assert (values.kind, html.kind) == ("values", "html"), part.place
+        name = f"x{part.line}"
+        for ending, text in (("subject", "s"), ("txt", "t"), ({"jinja": "html"}.get(part.kind, part.kind), part.text)):
+            (tmp_path / f"{name}.{ending}.j2").write_text(text)
+        given = json.loads(values.text)
+        templates = Templates(tmp_path)
+        found = check_template(name, templates.files, frozenset(given["data"]) | {"old"})
+        assert not found, f"{part.place}: {found}"
+        page = str(templates.render(name, given).html).replace("\u00a0", " ")
+        for line in html.lines:
+            assert line in page, f"{html.place}: {line}\n{page}"
 
 
 # ---------------------------------------------------------------- words
