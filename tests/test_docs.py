@@ -41,6 +41,7 @@ from scripts.doc_tables import MARKER, TABLES, renewed
 from sinks.channels.checks import NEEDS
 from sinks.channels.kinds import KINDS
 from sinks.templates import Templates, check_template
+from streams import otp
 from streams.campaign_keys import KEYS, SEND_KEYS
 from streams.campaigns import load_campaign
 from streams.case_runs import check_case
@@ -48,6 +49,7 @@ from streams.cases import BECAUSE, read_cases
 from streams.epoch import Epoch
 from streams.patterns.check import check_pattern
 from streams.patterns.conditions import parse_expression
+from streams.patterns.durations import parse_duration
 from streams.patterns.expressions import FUNCTIONS
 from streams.patterns.grammar import AGGREGATES, COMPARISONS, RESERVED, WEEKDAYS
 from streams.patterns.parser import parse_pattern, read_pattern
@@ -57,7 +59,9 @@ from streams.replay import read_log, replay
 from tests.sinks.channels.vendors import EC_PEM, RSA_PEM, WEBHOOK_SECRET, b64url
 from tidings.cli.main import COMMANDS
 from tidings.config import documented
+from tidings.otp import load_rules
 from tidings.providers import read_providers
+from tidings.web import otp as otp_web
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -332,6 +336,38 @@ def test_each_page_of_the_docs_is_rendered_as_shown(tmp_path: Path) -> None:
         page = str(templates.render(name, given).html).replace("\u00a0", " ")
         for line in html.lines:
             assert line in page, f"{html.place}: {line}\n{page}"
+
+
+def test_the_one_time_codes_of_the_docs_are_answered_as_shown() -> None:
+    text, requests, answers = blocks(ROOT / "docs" / "one-time-codes.md")[1:4]
+    rules = load_rules(text.text, text.place)
+    known: dict[str, bytes] = {}
+    asked = 0
+    for line, want in zip(requests.lines, answers.lines, strict=True):
+        given = json.loads(line)
+        now = 1_800_000_000_000 + parse_duration(given.pop("at"))
+        if given.pop("post") == "/otp":
+            ident = f"c{asked + 1}"
+            step = otp.request(
+                rules, known.get, otp.Ask(**given), challenge_id=ident, code="482913", provider="x", secret=b"k" * 16,
+                now_ms=now,
+            )  # fmt: skip
+            asked += step.result == "granted"
+            status, body = otp_web.asked(step, ident)
+        else:
+            step = otp.verify(rules, known.get, otp.Try(**given), secret=b"k" * 16, now_ms=now)
+            status, body = otp_web.judged(step)
+        known |= step.changes
+        assert part({"status": status, **body}, json.loads(want)) == json.loads(want), f"{requests.place}: {line}"
+
+
+def test_each_result_of_a_one_time_code_is_explained() -> None:
+    table = page_text(ROOT / "docs" / "one-time-codes.md")
+    text = (ROOT / "streams" / "otp.py").read_text(encoding="utf-8")
+    results = set(re.findall(r'Step\("([a-z_]+)"', text)) | set(re.findall(r'"([a-z]+_limit)"', text))
+    results |= {otp.USED, otp.LOCKED, "invalid_address", "no_member"}
+    assert len(results) > 15
+    assert [name for name in results - {"granted"} if f"`{name}`" not in table] == []
 
 
 # ---------------------------------------------------------------- words

@@ -270,6 +270,7 @@ class Settings:
         "", _url_or_empty("https", "http"), unit="URL; empty = providers are not asked for receipts",
         reason="where they tell what came of a message: a public https address that passes on to /r of delivery",
     )  # fmt: skip
+    otp: str = setting("", _text, unit="file; empty = no one-time codes", reason="their rules: docs/one-time-codes.md")
     # Web endpoints and logs
     web_host: str = setting(
         "127.0.0.1", _text, unit="address", reason="loopback: members' data leaves this machine only if asked to"
