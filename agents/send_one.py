@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import msgspec
 import structlog
 
 from agents import failpoints
@@ -281,7 +282,6 @@ class Courier:
     async def _finish(self, job: Job, outcome: Outcome) -> None:
         entry = self._entry(job, outcome.status, outcome)
         await self._conclude(job, entry)
-        self._state.told(job.partition, job.command.command_id, entry)
         job.busy = False
         if outcome.status == "sent":
             self._metrics.observe("delivery_delay_ms", entry.at_ms - job.command.caused_at_ms)
@@ -313,7 +313,7 @@ class Courier:
         command_id = job.command.command_id
         step = self._step(job.partition, command_id, entry)
         offset, _ = await self._outbox.send_all(step, self._receipt(job.command, entry))
-        self._state.put(job.partition, command_id, entry, offset)
+        self._state.put(job.partition, command_id, msgspec.structs.replace(entry, told=True), offset)
         self._reported(job.command, entry)
 
     async def _report(self, job: Job, entry: Entry) -> None:

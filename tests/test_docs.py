@@ -58,9 +58,9 @@ from streams.policies.load import BUDGET_KEYS, CAP_KEYS, POLICY_KEYS, QUIET_KEYS
 from streams.replay import read_log, replay
 from tests.sinks.channels.vendors import EC_PEM, RSA_PEM, WEBHOOK_SECRET, b64url
 from tidings.cli.main import COMMANDS
-from tidings.config import documented
 from tidings.otp import load_rules
 from tidings.providers import read_providers
+from tidings.settings_table import documented
 from tidings.web import otp as otp_web
 
 ROOT = Path(__file__).resolve().parent.parent
