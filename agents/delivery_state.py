@@ -139,10 +139,6 @@ class DeliveryState:
             batch.put(_offset_key(partition), struct.pack(">Q", offset + 1))
         self._db.write(batch)
 
-    def told(self, partition: int, command_id: str, entry: Entry) -> None:
-        """Note that the receipt of a final step is written: who reads the command again need not write it again."""
-        self._db.put(_entry_key(partition, command_id), encode_entry(msgspec.structs.replace(entry, told=True)))
-
     def next_offset(self, partition: int) -> int | None:
         """Return from where in SENT_TOPIC to read on; None: never read."""
         raw = self._db.get(_offset_key(partition))

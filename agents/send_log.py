@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -24,6 +24,16 @@ REQUEST_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 3.0  # in the reader's thread, where rebalances wait meanwhile; asked again after it
 DELIVERY_TIMEOUT_MS = 30_000  # below the session: what was not written by then is written again only if we still own it
 _CONSUMER_ONLY = ("session.", "heartbeat.", "group.", "fetch.", "max.poll.", "auto.", "queued.")
+
+
+class Record(NamedTuple):
+    """A record to write; without a partition its key chooses."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    partition: int = -1
+    headers: list[tuple[str, str | bytes | None]] | None = None
 
 
 class Outbox:
@@ -63,30 +73,49 @@ class Outbox:
         Raises:
             KafkaException: an error that no repetition mends (too large, not authorized, fenced).
         """
+        return (await self.send_all(Record(topic, key, value, partition, headers)))[0]
+
+    async def send_all(self, *records: "Record") -> list[int]:
+        """Write records, in no order between them, and return their offsets once all are acknowledged by all.
+
+        Raises:
+            KafkaException: as for `send`.
+        """
+        futures = [await self._produce(record) for record in records]
+        return [await self._acknowledged(record, future) for record, future in zip(records, futures, strict=True)]
+
+    async def _produce(self, record: "Record") -> asyncio.Future[int]:
+        future: asyncio.Future[int] = self._loop.create_future()
+
+        def done(error: KafkaError | None, message: Message) -> None:
+            self._done.append((future, error, -1 if error else message.offset() or 0))
+            if not self._woken:
+                self._woken = True
+                self._loop.call_soon_threadsafe(self._drain)
+
         while True:
-            future: asyncio.Future[int] = self._loop.create_future()
-
-            def done(error: KafkaError | None, message: Message, to: asyncio.Future[int] = future) -> None:
-                self._done.append((to, error, -1 if error else message.offset() or 0))
-                if not self._woken:
-                    self._woken = True
-                    self._loop.call_soon_threadsafe(self._drain)
-
             try:
-                self._producer.produce(topic, value, key, partition, on_delivery=done, headers=headers or [])
+                self._producer.produce(
+                    record.topic, record.value, record.key, record.partition,
+                    on_delivery=done, headers=record.headers or [],
+                )  # fmt: skip
             except BufferError:  # the broker is slow or away: librdkafka's queue is the bound
                 await asyncio.sleep(0.1)
                 continue
             self._unanswered.add(future)
-            future.add_done_callback(self._answered)
+            return future
+
+    async def _acknowledged(self, record: "Record", future: asyncio.Future[int]) -> int:
+        while True:
             try:
                 return await asyncio.shield(future)  # who gives up waiting does not call the record back
             except KafkaException as error:
                 problem = error.args[0]
                 if problem.fatal() or problem.code() in _PERMANENT:
                     raise
-                log.warning("delivery.write-again", topic=topic, error=problem.name())
+                log.warning("delivery.write-again", topic=record.topic, error=problem.name())
                 await asyncio.sleep(0.5)
+            future = await self._produce(record)
 
     async def settled(self) -> None:
         """Wait until each record handed over so far is acknowledged or given up, whether somebody waits for it or not.
@@ -96,11 +125,6 @@ class Outbox:
         """
         if self._unanswered:
             await asyncio.wait(set(self._unanswered))
-
-    def _answered(self, future: "asyncio.Future[int]") -> None:
-        self._unanswered.discard(future)
-        if not future.cancelled():
-            future.exception()  # looked at: nobody may be waiting for it
 
     def topic_partitions(self, topic: str) -> int:
         """Return a topic's number of partitions, making it where the broker makes topics on first use. Blocks.
@@ -132,12 +156,14 @@ class Outbox:
         self._woken = False  # before emptying: what comes in meanwhile wakes us again
         while self._done:
             future, error, offset = self._done.popleft()
+            self._unanswered.discard(future)
             if future.done():
                 continue
             if error is None:
                 future.set_result(offset)
             else:
                 future.set_exception(KafkaException(error))
+                future.exception()  # looked at: nobody may be waiting for it
 
 
 _PERMANENT = frozenset(
@@ -234,7 +260,11 @@ class CommandReader:
     def _read(self, limit: int, timeout_s: float) -> list[Message]:
         self._commit_wanted()
         generation = self._generation
-        messages = self._consumer.consume(limit, timeout_s)
+        # `consume` waits until it has `limit` records or the time is over: a lone command would wait for company.
+        first = self._consumer.poll(timeout_s)
+        messages = [] if first is None else [first]
+        if messages and limit > 1:
+            messages += self._consumer.consume(limit - 1, 0)
         if generation != self._generation:
             # All of it is from before the rebalance: partitions taken since are paused. It will be read again.
             return []

@@ -20,12 +20,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import msgspec
 import structlog
 
 from agents import failpoints
 from agents.delivery_state import FORMAT, DeliveryState, Entry, encode_entry
 from agents.providers import DEFAULT_MAIL, Provider, Providers
-from agents.send_log import Outbox
+from agents.send_log import Outbox, Record
 from agents.send_receipts import receipt
 from agents.topics import EVENTS
 from schemas.codec import encode_event
@@ -273,15 +274,14 @@ class Courier:
             return True
         entry = self._entry(job, "deferred", outcome)
         entry.provider, entry.next_ms = provider.name, next_ms
-        await asyncio.gather(self._record(job, entry), self._report(job, entry))
+        await self._conclude(job, entry)
         job.busy = False
         await self._wait(job, delay)
         return False
 
     async def _finish(self, job: Job, outcome: Outcome) -> None:
         entry = self._entry(job, outcome.status, outcome)
-        await asyncio.gather(self._record(job, entry), self._report(job, entry))
-        self._state.told(job.partition, job.command.command_id, entry)
+        await self._conclude(job, entry)
         job.busy = False
         if outcome.status == "sent":
             self._metrics.observe("delivery_delay_ms", entry.at_ms - job.command.caused_at_ms)
@@ -305,15 +305,31 @@ class Courier:
         await self._write(job.partition, job.command.command_id, entry)
 
     async def _write(self, partition: int, command_id: str, entry: Entry) -> None:
-        offset = await self._outbox.send(self._sent_topic, command_id.encode(), encode_entry(entry), partition)
+        offset = (await self._outbox.send_all(self._step(partition, command_id, entry)))[0]
         self._state.put(partition, command_id, entry, offset)
 
+    async def _conclude(self, job: Job, entry: Entry) -> None:
+        """Record a step and report it, at the same time."""
+        command_id = job.command.command_id
+        step = self._step(job.partition, command_id, entry)
+        offset, _ = await self._outbox.send_all(step, self._receipt(job.command, entry))
+        self._state.put(job.partition, command_id, msgspec.structs.replace(entry, told=True), offset)
+        self._reported(job.command, entry)
+
     async def _report(self, job: Job, entry: Entry) -> None:
-        command = job.command
+        await self._outbox.send_all(self._receipt(job.command, entry))
+        self._reported(job.command, entry)
+
+    def _step(self, partition: int, command_id: str, entry: Entry) -> Record:
+        return Record(self._sent_topic, command_id.encode(), encode_entry(entry), partition)
+
+    def _receipt(self, command: SendMessage, entry: Entry) -> Record:
         ident = entry.provider_message_id
         if not ident and command.channel == EMAIL:
             ident = message_id(command.command_id, self._mail_domain)
         provider = entry.provider or (DEFAULT_MAIL if command.channel == EMAIL else "")
         event = receipt(command, entry, provider, ident)
-        await self._outbox.send(EVENTS, command.member_id.encode(), encode_event(event))
+        return Record(EVENTS, command.member_id.encode(), encode_event(event))
+
+    def _reported(self, command: SendMessage, entry: Entry) -> None:
         self._metrics.count("delivery_outcomes", status=entry.status, reason=entry.reason, channel=command.channel)

@@ -31,6 +31,7 @@ MEMBER_COMMANDS = "member-commands"
 DECISIONS = "decisions"
 ATTRIBUTIONS = "attributions"
 DEAD_LETTERS = "dead-letters"
+OTP_STATE = "tidings-otp-state"
 CHANGELOG = "tidings-engine-members-changelog"  # as Faust derives it: {app id}-{table}-changelog
 
 DAY_MS = 86_400_000
@@ -69,7 +70,8 @@ TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec(EVENTS, "member_id", "Event, JSON or Avro", _kept(30, "LogAppendTime")),
     # 7 d: a command is obeyed within its own validity of days, or has expired.
     TopicSpec(COMMANDS, "member_id", "SendMessage or CancelMessage, JSON", _kept(7)),
-    TopicSpec(COMMANDS_OF[TRANSACTIONAL], "member_id", "the same, lane transactional", _kept(7)),
+    # 1 d: what is sent there is of use for minutes, and may hold a one-time code (docs/one-time-codes.md).
+    TopicSpec(COMMANDS_OF[TRANSACTIONAL], "member_id", "the same, lane transactional", _kept(1)),
     TopicSpec(COMMANDS_OF[BULK], "member_id", "the same, lane bulk", _kept(7)),
     # 30 d: a ledger that was down can catch up; whoever obeys these obeys each id once.
     TopicSpec(MEMBER_COMMANDS, "member_id", "AccruePoints, UpdateTags or UpdateSegments, JSON", _kept(30)),
@@ -92,6 +94,14 @@ TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec(INBOX, "member_id", "message or mark of an inbox, msgpack", _kept(30)),
     # 30 d: beyond the lifetime of any call.
     TopicSpec(CALLS, "command_id", "call, claim or outcome, msgpack", _kept(30)),
+    # One partition, for one writer. 2 d: the longest that a limit looks back is a day.
+    TopicSpec(
+        OTP_STATE,
+        "kind and keyed hash",
+        "what is known of one-time codes, msgpack",
+        {"cleanup.policy": "compact,delete", "retention.ms": str(2 * DAY_MS), "message.timestamp.type": "CreateTime"},
+        partitions=1,
+    ),  # fmt: skip
     TopicSpec(
         CHANGELOG,
         "member or meta key",

@@ -42,8 +42,9 @@ QUESTIONS = (
     "recovery",
     "sink_rate",
     "worker_rate",
+    "delivery_rate",
 )
-ON_REQUEST = ("latency", "beside_peers", "soak")  # need Java; the peers fetch a gigabyte besides, soak takes minutes
+ON_REQUEST = ("latency", "beside_peers", "soak", "lanes")  # need Java, a gigabyte of peers, or minutes
 QUICK = 0.05
 SECONDS_UNKNOWN = 20.0  # a question that was never measured here, for the bar
 

@@ -10,13 +10,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from confluent_kafka import Producer
 
 from agents.delivery_state import SENT_TOPIC, decode_entry
 from agents.send import run_delivery
-from agents.send_log import Outbox
+from agents.send_log import Outbox, Record
 from agents.topics import COMMANDS
 from benchmarks.harness import quantile
 from schemas.codec import encode_command
@@ -30,7 +29,7 @@ MAILS = 2_000
 PACED_S = 0.02  # between two mails of the idle case
 WAIT_S = 300.0
 
-_send = Outbox.send
+_send = Outbox.send_all
 
 
 def command(number: int) -> SendMessage:
@@ -54,12 +53,13 @@ class Watch:
         """Note the moment right before the server says 250."""
         self.taken[mail.message_id.partition("@")[0].strip("<")] = time.monotonic()
 
-    async def send(self, outbox: Outbox, topic: str, key: Any, value: Any, *more: Any, **named: Any) -> int:
-        """Stand in for `Outbox.send`: note the moment at which `sent` is acknowledged by all replicas."""
-        offset = await _send(outbox, topic, key, value, *more, **named)
-        if topic == SENT_TOPIC and decode_entry(value).status == "sent":
-            self.durable[key.decode()] = time.monotonic()
-        return offset
+    async def send(self, outbox: Outbox, *records: Record) -> list[int]:
+        """Stand in for `Outbox.send_all`: note the moment at which `sent` is acknowledged by all replicas."""
+        offsets = await _send(outbox, *records)
+        for record in records:
+            if record.topic == SENT_TOPIC and decode_entry(record.value or b"").status == "sent":
+                self.durable[(record.key or b"").decode()] = time.monotonic()
+        return offsets
 
     def windows_ms(self) -> list[float]:
         """List the windows, ascending."""
@@ -119,10 +119,10 @@ def main(count: int) -> None:
             ):
                 watch = Watch()
 
-                async def send(outbox: Outbox, *args: Any, _watch: Watch = watch, **named: Any) -> int:
-                    return await _watch.send(outbox, *args, **named)
+                async def send(outbox: Outbox, *records: Record, _watch: Watch = watch) -> list[int]:
+                    return await _watch.send(outbox, *records)
 
-                Outbox.send = send  # type: ignore[assignment]
+                Outbox.send_all = send  # type: ignore[assignment,method-assign]
                 smtp = SmtpServer(on_mail=watch.on_mail)
                 with smtp:
                     home = place / name.split(",")[0].replace(" ", "-")

@@ -34,7 +34,7 @@ from streams.patterns import check, durations, expressions, grammar, parser, pla
 from streams.patterns.durations import format_duration  # noqa: E402
 from streams.policies import load, share  # noqa: E402
 from tables import member_state  # noqa: E402
-from tidings.config import documented  # noqa: E402
+from tidings.settings_table import documented  # noqa: E402
 
 MARKER = re.compile(r"(<!-- table: ([a-z-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 

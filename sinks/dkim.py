@@ -10,6 +10,7 @@ function of the mail and of the time it is told, as the mail is one of its comma
 import base64
 import hashlib
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -28,8 +29,11 @@ SIGNED = (
 )  # fmt: skip
 # Signed once more than they are there: nobody can add a second one that a reader would show (RFC 6376 §8.15).
 SEALED = ("from", "to", "cc", "reply-to", "subject", "date")
+WANTED = frozenset((*SIGNED, *SEALED))
 _SELECTOR = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?(?:\.[A-Za-z0-9][A-Za-z0-9-]{0,62})*")
-_SPACE = re.compile(rb"[ \t]+")
+_SPACE = re.compile(rb"[ \t]{2,}+|\t")  # not a single space: most are
+_HEADER_END = re.compile(rb"\r\n(?![ \t])")
+_END_SPACE = re.compile(rb"[ \t]++\r\n")  # possessive: a long run of spaces is looked at once
 _LINE = 72
 
 
@@ -84,33 +88,40 @@ class DkimSigner:
         # Folded by us, at spaces alone: relaxed, a fold is a space.
         tags = (
             f"v=1; a=rsa-sha256; c=relaxed/relaxed; d={self.domain}; s={self.selector};\r\n t={at_s};\r\n"
-            f" h={_fold(':'.join(names), ':')};\r\n bh={bh};\r\n b="
+            f" h={_listed(tuple(names))};\r\n bh={bh};\r\n b="
         )
-        own = relaxed_header(b"DKIM-Signature", tags.encode()).removesuffix(b"\r\n")
+        own = relaxed_header("dkim-signature", tags.encode()).removesuffix(b"\r\n")
         signed = _chosen(fields, names) + own
         raw = self._key.sign(signed, padding.PKCS1v15(), hashes.SHA256())
         return f"DKIM-Signature: {tags}{_fold(base64.b64encode(raw).decode())}\r\n".encode() + content
 
 
-def relaxed_header(name: bytes, value: bytes) -> bytes:
-    """Write a header in the relaxed form (RFC 6376 §3.4.2)."""
-    return name.lower().strip() + b":" + _SPACE.sub(b" ", value.replace(b"\r\n", b"")).strip() + b"\r\n"
+def relaxed_header(name: str, value: bytes) -> bytes:
+    """Write a header in the relaxed form (RFC 6376 §3.4.2); `name`: in lower case."""
+    value = value.replace(b"\r\n", b"")
+    if b"  " in value or b"\t" in value:
+        value = _SPACE.sub(b" ", value)
+    return b"%b:%b\r\n" % (name.encode(), value.strip())
 
 
 def relaxed_body(body: bytes) -> bytes:
     """Write a body in the relaxed form (RFC 6376 §3.4.4)."""
-    lines = [_SPACE.sub(b" ", line).rstrip(b" ") for line in body.split(b"\r\n")]
-    while lines and not lines[-1]:
-        lines.pop()
-    return b"".join(line + b"\r\n" for line in lines)
+    if b" \r\n" in body or b"  " in body or b"\t" in body:
+        body = _SPACE.sub(b" ", _END_SPACE.sub(b"\r\n", body))
+    end = len(body.rstrip(b" "))
+    while body.endswith(b"\r\n", 0, end):
+        end -= 2
+    return body[:end] + b"\r\n" if end else b""
 
 
 def _fields(head: bytes) -> dict[str, list[bytes]]:
-    """Collect the relaxed headers by lower-case name, in order."""
+    """Collect the relaxed headers that may be signed by lower-case name, in order."""
     found: dict[str, list[bytes]] = {}
-    for line in re.split(rb"\r\n(?![ \t])", head):
+    for line in _HEADER_END.split(head):
         name, _, value = line.partition(b":")
-        found.setdefault(name.decode("ascii", "replace").lower().strip(), []).append(relaxed_header(name, value))
+        key = name.decode("ascii", "replace").lower().strip()
+        if key in WANTED:
+            found.setdefault(key, []).append(relaxed_header(key, value))
     return found
 
 
@@ -118,6 +129,11 @@ def _chosen(fields: dict[str, list[bytes]], names: list[str]) -> bytes:
     """Join the headers that `names` lists, of several the last one first (RFC 6376 §5.4.2); one too many is nothing."""
     left = {name: list(lines) for name, lines in fields.items()}
     return b"".join(left[name].pop() for name in names if left.get(name))
+
+
+@lru_cache(maxsize=64)  # mails have one of a few sets of headers
+def _listed(names: tuple[str, ...]) -> str:
+    return _fold(":".join(names), ":")
 
 
 def _fold(text: str, at: str = "") -> str:

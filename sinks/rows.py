@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from schemas.codec import decode_attribution, decode_command, decode_decision, decode_event
-from schemas.commands import SendMessage
+from schemas.commands import TRANSACTIONAL, SendMessage
 from schemas.errors import DecodeError
 from schemas.events import TICK, Event
 from schemas.ids import event_id_at
@@ -229,7 +229,7 @@ def _command(rows: dict[str, list[Row]], partition: int, record: LogRecord, deco
             _time(send.expires_at_ms) if send else None,
             send.anchor if send else "",
             _whole(send.attribution_window_ms, MAX_UINT64) if send else 0,
-            _json(send.data).decode() if send else "{}",
+            _json(send.data).decode() if send and send.category != TRANSACTIONAL else "{}",  # may hold a code, a link
             partition,
             record.offset,
             send.variant if send else "",

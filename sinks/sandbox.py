@@ -125,7 +125,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         super().__init__(
             loader=loader,
             undefined=Missing,
-            autoescape=lambda name: bool(name and name.endswith(".html.j2")),
+            autoescape=lambda name: bool(name and name.endswith((".html.j2", ".mjml.j2"))),
             trim_blocks=True,
             lstrip_blocks=True,
             keep_trailing_newline=True,

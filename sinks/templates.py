@@ -1,8 +1,8 @@
 """Message templates: a directory of Jinja2 files, read when they change, checked before use, rendered in a sandbox.
 
-An e-mail is three files: `<name>.subject.j2`, `<name>.txt.j2` and, if it has HTML, `<name>.html.j2`. The other
-channels have `<name>.txt.j2`, and what each knows to use of `<name>.subject.j2` (a title), `<name>.link.j2` (a URL, and
-on a second line the words of its button) and `<name>.image.j2` (a URL). They see
+An e-mail is three files: `<name>.subject.j2`, `<name>.txt.j2` and, if it has HTML, `<name>.html.j2` or, in MJML,
+`<name>.mjml.j2`. The other channels have `<name>.txt.j2`, and what each knows to use of `<name>.subject.j2` (a title),
+`<name>.link.j2` (a URL, and on a second line the words of its button) and `<name>.image.j2` (a URL). They see
 
     data              values named under `send.data` in the campaign
     member            the member's profile
@@ -11,6 +11,7 @@ on a second line the words of its button) and `<name>.image.j2` (a URL). They se
     unsubscribe_url   this member's own link
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,10 +21,14 @@ from typing import Any
 from jinja2 import BaseLoader, Environment, TemplateNotFound, TemplateSyntaxError, nodes
 
 from schemas.findings import ERROR, WARNING, Finding
+from sinks import mjml
+from sinks.inline import inlined
+from sinks.mjml import page_of
 from sinks.sandbox import MAX_SOURCE, RenderError, Sandbox, refusals
 
 MAX_URL = 2_000  # what all browsers take
 MAX_SUBJECT = 200  # characters; a longer one is cut with "…" (clients show 40 to 80)
+HTML_PARTS = ("html", "mjml")  # of an e-mail: one of them
 MESSAGE_NAMES = frozenset(
     {
         "command_id", "instance_id", "step", "channel", "category", "template", "version", "decided_at_ms",
@@ -81,6 +86,7 @@ class TemplateFiles(BaseLoader):
     def __init__(self, root: Path) -> None:
         self.root = root
         self._good: dict[str, str] = {}
+        self._inner: dict[str, str] = {}  # paths of files that were found inside; looked up for each message
 
     def path(self, name: str) -> Path:
         """Return the place of a file for messages to people."""
@@ -106,18 +112,32 @@ class TemplateFiles(BaseLoader):
         except UnicodeDecodeError:
             raise TemplateSyntaxError("the file is not UTF-8", 1, name) from None
 
+    def page(self, name: str) -> str:
+        """Read one file as Jinja gets it: MJML is HTML by then.
+
+        Raises:
+            TemplateNotFound, TemplateSyntaxError: as `read`; or it is no MJML.
+        """
+        source = self.read(name)
+        return page_of(source, name) if name.endswith(mjml.ENDING) and source.strip() else source
+
     def exists(self, name: str) -> bool:
         """Tell whether there is such a file inside the directory."""
-        try:
-            return self._inside(name).is_file()
-        except TemplateNotFound:
-            return False
+        if name not in self._inner:
+            try:
+                path = self._inside(name)
+            except TemplateNotFound:
+                return False
+            if not path.is_file():
+                return False
+            self._inner[name] = str(self.path(name))
+        return self._stamp(name) is not None  # a link that leads out since then is refused by `read`
 
     def get_source(self, environment: Environment, template: str) -> Source:
         """Give a file's text to Jinja. See `jinja2.BaseLoader`."""
         stamp = self._stamp(template)
         try:
-            source = self.read(template)
+            source = self.page(template)
             if not source.strip():
                 raise TemplateSyntaxError("the file is empty", 1, template)
             environment.compile(source, template)
@@ -125,7 +145,7 @@ class TemplateFiles(BaseLoader):
             if template not in self._good:
                 raise
             source = self._good[template]
-        self._good[template] = source
+        self._good[template], self._inner[template] = source, str(self.path(template))
         return source, str(self.path(template)), lambda: self._stamp(template) == stamp
 
     def _inside(self, name: str) -> Path:
@@ -139,7 +159,7 @@ class TemplateFiles(BaseLoader):
 
     def _stamp(self, name: str) -> tuple[int, int] | None:
         try:
-            stat = self.path(name).stat()
+            stat = os.stat(self._inner.get(name) or self.path(name))
         except OSError:
             return None
         return stat.st_mtime_ns, stat.st_size
@@ -161,12 +181,18 @@ class Templates:
         _check_name(name)
         subject = self._sandbox.render_bounded(f"{name}.subject.j2", values)
         text = self._sandbox.render_bounded(f"{name}.txt.j2", values)
-        html_name = f"{name}.html.j2"
-        html = self._sandbox.render_bounded(html_name, values) if self.files.exists(html_name) else None
+        html = self._html(name, values)
         line = one_line(subject)
         if not line:
             raise RenderError(f"{name}.subject.j2: the subject is empty")
         return Rendered((line, text, html))
+
+    def _html(self, name: str, values: Mapping[str, Any]) -> str | None:
+        file = f"{name}.html.j2"
+        if self.files.exists(file):
+            return inlined(self._sandbox.render_bounded(file, values), file)
+        file = f"{name}{mjml.ENDING}"
+        return self._sandbox.render_bounded(file, values) if self.files.exists(file) else None
 
     def content(
         self, name: str, values: Mapping[str, Any], required: Iterable[str], optional: Iterable[str] = ()
@@ -217,7 +243,7 @@ def check_template(
     loader: TemplateFiles,
     data_names: frozenset[str],
     required: Iterable[str] = ("subject", "txt"),
-    optional: Iterable[str] = ("html",),
+    optional: Iterable[str] = HTML_PARTS,
 ) -> tuple[Finding, ...]:
     """Find every fault of a message's files before one is sent.
 
@@ -238,6 +264,9 @@ def check_template(
         elif part in needed:
             remedy = f"write it; a message of this channel needs {' and '.join(needed)}"
             found.append(Finding("template-missing", str(loader.path(file)), 0, 0, "no such file", remedy))
+    if all(part in wanted and loader.exists(f"{name}.{part}.j2") for part in HTML_PARTS):
+        message, place = "there is a page in HTML, too", str(loader.path(f"{name}{mjml.ENDING}"))
+        found.append(Finding("template-double", place, 0, 0, message, f"remove it or {name}.html.j2: that one is sent"))
     return tuple(dict.fromkeys(found))
 
 
@@ -286,11 +315,11 @@ class _Check:
                     remedy = "name a .j2 file inside the templates' directory"
                     self._add("template-missing", name, reference.lineno, 1, f"no such file (got '{target}')", remedy)
         if not refused:
-            self._compile(name, source)
+            self._compile(name)
 
-    def _compile(self, name: str, source: str) -> None:
+    def _compile(self, name: str) -> None:
         try:
-            self.environment.compile(source, name, str(self.loader.path(name)))
+            self.environment.compile(self.loader.page(name), name, str(self.loader.path(name)))
         except TemplateSyntaxError as error:
             self._add("template-syntax", name, error.lineno, 1, error.message or "not a template", "mend the syntax")
 

@@ -32,7 +32,7 @@ def dockerfile() -> str:
 def setting_names() -> set[str]:
     """Every TIDINGS_* name that tidings/config.py reads."""
     try:
-        from tidings.config import documented
+        from tidings.settings_table import documented
     except ImportError:
         return set(re.findall(r"TIDINGS_[A-Z0-9_]+", (ROOT / "tidings" / "config.py").read_text(encoding="utf-8")))
     return {row["name"] for row in documented()}

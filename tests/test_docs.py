@@ -40,6 +40,8 @@ from schemas.policy import Policy
 from scripts.doc_tables import MARKER, TABLES, renewed
 from sinks.channels.checks import NEEDS
 from sinks.channels.kinds import KINDS
+from sinks.templates import Templates, check_template
+from streams import otp
 from streams.campaign_keys import KEYS, SEND_KEYS
 from streams.campaigns import load_campaign
 from streams.case_runs import check_case
@@ -47,6 +49,7 @@ from streams.cases import BECAUSE, read_cases
 from streams.epoch import Epoch
 from streams.patterns.check import check_pattern
 from streams.patterns.conditions import parse_expression
+from streams.patterns.durations import parse_duration
 from streams.patterns.expressions import FUNCTIONS
 from streams.patterns.grammar import AGGREGATES, COMPARISONS, RESERVED, WEEKDAYS
 from streams.patterns.parser import parse_pattern, read_pattern
@@ -55,8 +58,10 @@ from streams.policies.load import BUDGET_KEYS, CAP_KEYS, POLICY_KEYS, QUIET_KEYS
 from streams.replay import read_log, replay
 from tests.sinks.channels.vendors import EC_PEM, RSA_PEM, WEBHOOK_SECRET, b64url
 from tidings.cli.main import COMMANDS
-from tidings.config import documented
+from tidings.otp import load_rules
 from tidings.providers import read_providers
+from tidings.settings_table import documented
+from tidings.web import otp as otp_web
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -310,6 +315,59 @@ def test_each_channel_of_the_language_has_its_files_on_the_page() -> None:
         (row,) = [line for line in rows.splitlines() if line.startswith("|") and f"`{channel}`" in line.split("|")[1]]
         assert all(f"`.{part}.j2`" in row.split("|")[2] for part in needs.required), channel
         assert all(f"`.{part}.j2`" in row.split("|")[3] for part in needs.optional), channel
+
+
+# ---------------------------------------------------------------- templates
+
+
+def test_each_page_of_the_docs_is_rendered_as_shown(tmp_path: Path) -> None:
+    shown = blocks(ROOT / "docs" / "email.md")
+    triples = [shown[n : n + 3] for n, block in enumerate(shown) if block.kind in ("jinja", "mjml")]
+    assert {part.kind for part, _, _ in triples} == {"jinja", "mjml"}
+    for part, values, html in triples:
+        assert (values.kind, html.kind) == ("values", "html"), part.place
+        name = f"x{part.line}"
+        for ending, text in (("subject", "s"), ("txt", "t"), ({"jinja": "html"}.get(part.kind, part.kind), part.text)):
+            (tmp_path / f"{name}.{ending}.j2").write_text(text)
+        given = json.loads(values.text)
+        templates = Templates(tmp_path)
+        found = check_template(name, templates.files, frozenset(given["data"]) | {"old"})
+        assert not found, f"{part.place}: {found}"
+        page = str(templates.render(name, given).html).replace("\u00a0", " ")
+        for line in html.lines:
+            assert line in page, f"{html.place}: {line}\n{page}"
+
+
+def test_the_one_time_codes_of_the_docs_are_answered_as_shown() -> None:
+    text, requests, answers = blocks(ROOT / "docs" / "one-time-codes.md")[1:4]
+    rules = load_rules(text.text, text.place)
+    known: dict[str, bytes] = {}
+    asked = 0
+    for line, want in zip(requests.lines, answers.lines, strict=True):
+        given = json.loads(line)
+        now = 1_800_000_000_000 + parse_duration(given.pop("at"))
+        if given.pop("post") == "/otp":
+            ident = f"c{asked + 1}"
+            step = otp.request(
+                rules, known.get, otp.Ask(**given), challenge_id=ident, code="482913", provider="x", secret=b"k" * 16,
+                now_ms=now,
+            )  # fmt: skip
+            asked += step.result == "granted"
+            status, body = otp_web.asked(step, ident)
+        else:
+            step = otp.verify(rules, known.get, otp.Try(**given), secret=b"k" * 16, now_ms=now)
+            status, body = otp_web.judged(step)
+        known |= step.changes
+        assert part({"status": status, **body}, json.loads(want)) == json.loads(want), f"{requests.place}: {line}"
+
+
+def test_each_result_of_a_one_time_code_is_explained() -> None:
+    table = page_text(ROOT / "docs" / "one-time-codes.md")
+    text = (ROOT / "streams" / "otp.py").read_text(encoding="utf-8")
+    results = set(re.findall(r'Step\("([a-z_]+)"', text)) | set(re.findall(r'"([a-z]+_limit)"', text))
+    results |= {otp.USED, otp.LOCKED, "invalid_address", "no_member"}
+    assert len(results) > 15
+    assert [name for name in results - {"granted"} if f"`{name}`" not in table] == []
 
 
 # ---------------------------------------------------------------- words

@@ -1,7 +1,7 @@
 """Settings: the only place that reads the environment.
 
 Each field of `Settings` is one variable `TIDINGS_<FIELD>` and carries its unit, default and reason as metadata, from
-which the table in the docs is generated (`documented()`). Every fault is reported at once, as `place: what is wrong
+which `tidings/settings_table.py` makes the table of the docs. Every fault is reported at once, as `place: what is wrong
 (got value); what to do`; the value of a secret is never printed, neither in an error nor in a repr.
 """
 
@@ -270,6 +270,7 @@ class Settings:
         "", _url_or_empty("https", "http"), unit="URL; empty = providers are not asked for receipts",
         reason="where they tell what came of a message: a public https address that passes on to /r of delivery",
     )  # fmt: skip
+    otp: str = setting("", _text, unit="file; empty = no one-time codes", reason="their rules: docs/one-time-codes.md")
     # Web endpoints and logs
     web_host: str = setting(
         "127.0.0.1", _text, unit="address", reason="loopback: members' data leaves this machine only if asked to"
@@ -485,16 +486,3 @@ class Settings:
 def environment_value(name: str) -> str | None:
     """Return an environment variable that a providers' file names; None when it is not set."""
     return os.environ.get(name)
-
-
-def documented() -> list[dict[str, str]]:
-    """Describe every setting in order: name, unit, default, reason. The table of the docs is made from it."""
-    return [
-        {
-            "name": PREFIX + f.name.upper(),
-            "unit": f.metadata["unit"],
-            "default": str(f.default).replace(str(Path.home()), "~") if f.default != "" else "(empty)",
-            "reason": f.metadata["reason"],
-        }
-        for f in dataclasses.fields(Settings)
-    ]

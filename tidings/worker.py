@@ -23,7 +23,8 @@ import structlog
 from aiohttp import web
 
 from agents.records import Counters, RecordSink
-from agents.topics import APP_ID, BY_NAME, CHANGELOG, COMMANDS_OF, EVENTS
+from agents.topics import APP_ID, BY_NAME, CHANGELOG, COMMANDS_OF, EVENTS, OTP_STATE
+from schemas.commands import TRANSACTIONAL
 from schemas.errors import OperatorError, StateError, TidingsError
 from schemas.ids import h128
 from tables.rocks import DirectoryLock
@@ -45,14 +46,19 @@ if TYPE_CHECKING:
     from sinks.channels.config import ProvidersConfig
     from sinks.dkim import DkimSigner
 
-ENGINE, DELIVERY, SINK = "engine", "delivery", "sink"
+ENGINE, DELIVERY, SINK, OTP = "engine", "delivery", "sink", "otp"
 # Apart, so that all roles run beside one another without any option; 20 workers of a role fit on one machine.
-PORT_OFFSETS = {ENGINE: 0, DELIVERY: 20, SINK: 40}
+PORT_OFFSETS = {ENGINE: 0, DELIVERY: 20, SINK: 40, OTP: 60}
 ROLES = tuple(PORT_OFFSETS)
-NEEDED = {ENGINE: (EVENTS, CHANGELOG), DELIVERY: (EVENTS, *COMMANDS_OF.values()), SINK: (EVENTS,)}
+NEEDED = {
+    ENGINE: (EVENTS, CHANGELOG),
+    DELIVERY: (EVENTS, *COMMANDS_OF.values()),
+    SINK: (EVENTS,),
+    OTP: (EVENTS, COMMANDS_OF[TRANSACTIONAL], OTP_STATE),
+}
 BROKER_WAIT_S = 10.0
 # Delivery may wait 10 s for mail under way (agents/send.py): to cut a mail off leaves its outcome uncertain.
-STOP_S = {ENGINE: 9.5, DELIVERY: 20.0, SINK: 9.5}
+STOP_S = {ENGINE: 9.5, DELIVERY: 20.0, SINK: 9.5, OTP: 15.0}
 FAILED_EXIT_S = 3.0  # for threads that hang after a failure: the consumer's would keep our partitions from others
 ID_FILE = "group-instance-id"
 SECRET_FILE = "unsubscribe-secret"  # noqa: S105 - the name of a file
@@ -201,7 +207,7 @@ async def _until_signal(launch: Launch) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
-    run = {ENGINE: _run_engine, DELIVERY: _run_delivery, SINK: _run_sink}[launch.role]
+    run = {ENGINE: _run_engine, DELIVERY: _run_delivery, SINK: _run_sink, OTP: _run_otp}[launch.role]
     log.info("worker starts", role=launch.role, broker=launch.settings.broker, web=launch.url, core=spelled())
     giving_back = asyncio.create_task(give_back_forever())
     watching = asyncio.create_task(_end_when_refused(launch, end))
@@ -352,6 +358,27 @@ async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
             ready=ready,
             desks=desks,
         )
+
+
+async def _run_otp(launch: Launch, stop: asyncio.Event) -> None:
+    from sinks.templates import TemplateFiles
+    from tidings.otp import Codes, check_surroundings, read_rules
+    from tidings.providers import ProvidersFile
+    from tidings.web.otp import install_otp
+
+    settings = launch.settings
+    if not settings.otp:
+        raise OperatorError("TIDINGS_OTP: names no file (got nothing); write the rules: docs/one-time-codes.md")
+    providers = ProvidersFile(Path(settings.providers) if settings.providers else None)
+    rules = read_rules(Path(settings.otp))
+    check_surroundings(rules, providers.current(), TemplateFiles(settings.templates_dir))
+    codes = Codes(rules, settings.confluent({"log_level": 4}), unsubscribe_secret(settings), providers.current)
+    probes = Probes(
+        OTP, lambda: None if codes.ready else ("what is known is being read", "wait; it then answers 200"),
+        codes.families,
+    )  # fmt: skip
+    async with _served(launch, probes, lambda app: install_otp(app, codes)):
+        await codes.run(stop)
 
 
 def _reaching(config: "ProvidersConfig") -> list[str]:

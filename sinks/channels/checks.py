@@ -8,11 +8,11 @@ from schemas.findings import WARNING, Finding
 from sinks.channels.base import Needs
 from sinks.channels.gsm import GSM7, PART, SINGLE, foreign, plain, plan
 from sinks.sandbox import Sandbox
-from sinks.templates import TemplateFiles, check_template
+from sinks.templates import HTML_PARTS, TemplateFiles, check_template
 
 _RICH = Needs(("txt",), ("link", "image"))
 NEEDS: Mapping[str, Needs] = {
-    "email": Needs(("subject", "txt"), ("html",)),
+    "email": Needs(("subject", "txt"), HTML_PARTS),
     "sms": Needs(("txt",)),
     "viber": _RICH,
     "whatsapp": _RICH,

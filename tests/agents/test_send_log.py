@@ -120,7 +120,7 @@ async def test_the_client_is_called_in_one_thread_alone(monkeypatch: pytest.Monk
         await reader.pause([0, 1])
     subscribed = threads.calls.pop("subscribe")  # at the beginning, before anybody consumes
     assert subscribed == {threading.get_ident()}
-    assert {"consume", "commit", "committed", "resume", "pause", "close"} <= threads.calls.keys()
+    assert {"poll", "commit", "committed", "resume", "pause", "close"} <= threads.calls.keys()
     assert len(set.union(*threads.calls.values())) == 1
 
 

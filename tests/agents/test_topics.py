@@ -1,4 +1,15 @@
-from agents.topics import APP_ID, BY_NAME, CHANGELOG, COMMANDS, EVENTS, TABLE, TOPICS, TopicSpec, partitions_of
+from agents.topics import (
+    APP_ID,
+    BY_NAME,
+    CHANGELOG,
+    COMMANDS,
+    EVENTS,
+    OTP_STATE,
+    TABLE,
+    TOPICS,
+    TopicSpec,
+    partitions_of,
+)
 
 
 def test_names_on_kafka_never_change():
@@ -17,6 +28,7 @@ def test_names_on_kafka_never_change():
         "tidings-delivery-sms-ids",
         "tidings-inbox",
         "tidings-calls",
+        "tidings-otp-state",
         "tidings-engine-members-changelog",
     ]
 
@@ -41,5 +53,6 @@ def test_events_are_kept_thirty_days():
 
 
 def test_every_topic_has_the_partitions_of_events_unless_it_says_otherwise():
-    assert {partitions_of(spec, 12) for spec in TOPICS} == {12}
+    assert {partitions_of(spec, 12) for spec in TOPICS if spec.name != OTP_STATE} == {12}
+    assert partitions_of(BY_NAME[OTP_STATE], 12) == 1
     assert partitions_of(TopicSpec("x", "", "", partitions=1), 12) == 1

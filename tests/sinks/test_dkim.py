@@ -65,7 +65,7 @@ def test_another_implementation_verifies_what_we_sign(rendered: Rendered) -> Non
         lambda mail: mail.replace(b"Feedback-ID: cart", b"Feedback-ID: tart"),
         lambda mail: mail.replace(b"List-Unsubscribe-Post: List", b"List-Unsubscribe-Post: Lost"),
         lambda mail: mail.replace(b"List-Unsubscribe: <https://shop", b"List-Unsubscribe: <https://shot"),
-        lambda mail: mail.replace(b"\r\n.\r\n", b"\r\n,\r\n"),
+        lambda mail: mail.replace(b"\r\n=2E\r\n", b"\r\n,\r\n"),
         lambda mail: b"Subject: another\r\n" + mail,
         lambda mail: b"From: other@evil.example\r\n" + mail,
         lambda mail: mail.replace(b"\r\n\r\n", b"\r\nReply-To: other@evil.example\r\n\r\n", 1),

@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 
 from schemas.errors import OperatorError
-from tidings.config import Settings, documented
+from tidings.config import Settings
+from tidings.settings_table import documented
 
 SASL = {
     "TIDINGS_BROKER": "k1:9092,k2:9092",

@@ -5,7 +5,7 @@ import click
 from tidings import logs
 from tidings.config import Settings
 
-ROLES = ("engine", "delivery", "sink")  # as in tidings/worker.py, whose imports take a second
+ROLES = ("engine", "delivery", "sink", "otp")  # as in tidings/worker.py, whose imports take a second
 
 
 @click.command()
@@ -18,13 +18,13 @@ ROLES = ("engine", "delivery", "sink")  # as in tidings/worker.py, whose imports
 @click.option(
     "--web-port", type=click.IntRange(0, 65_535),
     help="Where /health, /ready and /metrics listen; 0: any free port. Default: TIDINGS_WEB_PORT (engine), "
-    "+20 (delivery), +40 (sink), + instance.",
+    "+20 (delivery), +40 (sink), +60 (otp), + instance.",
 )  # fmt: skip
 def worker(role: str, broker: str | None, instance: int, web_port: int | None) -> None:
     """Run one role against a broker until SIGTERM or SIGINT, which it obeys within seconds.
 
-    engine decides, delivery sends, sink writes to ClickHouse. Each worker keeps its own state below TIDINGS_DATA_DIR in
-    ROLE-INSTANCE/ and is the only one to use it. More engines: --instance 1, 2, …
+    engine decides, delivery sends, sink writes to ClickHouse, otp gives out one-time codes. Each worker keeps its own
+    state below TIDINGS_DATA_DIR in ROLE-INSTANCE/ and is the only one to use it. More engines: --instance 1, 2, …
 
     \b
     Examples:

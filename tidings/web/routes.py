@@ -25,6 +25,7 @@ RECEIPTS = "/r/{provider}/{token}"  # likewise: a provider has no token but the 
 GATHERED = "/r/{provider}"  # likewise: each receipt has a key of its own, and the call is signed
 LINK, PIXEL = "/c/{token}", "/o/{token}"  # likewise: tracked links and the pixel of a mail
 CHOICES = UNSUBSCRIBE + "/choices"  # the preference centre, by the same key
+OTP, OTP_VERIFY = "/otp", "/otp/verify"  # behind the token, as all that is not named here
 INBOX_LIST = "/inbox/{token}"  # likewise: a pass for one member
 INBOX_STREAM, INBOX_ITEM = INBOX_LIST + "/events", INBOX_LIST + "/{id}/{what}"
 INBOX_PASS = "/inbox-pass/{member}"  # noqa: S105 - where the shop's server gets such a pass, with the workers' token

@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer
 from confluent_kafka import TIMESTAMP_CREATE_TIME, Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from agents.topics import TOPICS
+from agents.topics import TOPICS, partitions_of
 from schemas.errors import OperatorError
 from tidings.brokers import admin, attach, open_broker
 from tidings.brokers.memory import MemoryBroker
@@ -167,7 +167,7 @@ def test_open_broker_makes_every_declared_topic():
     settings = Settings.from_env({"TIDINGS_PARTITIONS": "5"})
     with open_broker(settings) as broker:
         running = settings.with_broker(broker.bootstrap)
-        assert [state.partitions for state in admin.describe(running)] == [5] * len(TOPICS)
+        assert [state.partitions for state in admin.describe(running)] == [partitions_of(spec, 5) for spec in TOPICS]
         assert admin.check(running) == []
         assert set(admin.create_topics(running).values()) == {"exists"}
 

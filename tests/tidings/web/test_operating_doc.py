@@ -7,6 +7,7 @@ from typing import Any
 
 from agents.metrics import EngineMetrics
 from agents.records import Counters
+from tidings.otp import families_of
 from tidings.web.prometheus import DeliveryRecorder, engine_families, process_families, sink_families
 
 DOC = Path(__file__).parents[3] / "docs" / "operating.md"
@@ -17,7 +18,7 @@ def told() -> set[str]:
         metrics=EngineMetrics(), worker=SimpleNamespace(tasks={}, engine_of=lambda _: None), stores={}
     )
     families = process_families("engine", True) + engine_families(built) + sink_families(Counters())
-    return {family.name for family in families + DeliveryRecorder().families()}
+    return {family.name for family in families + DeliveryRecorder().families() + families_of({})}
 
 
 def documented() -> set[str]:
