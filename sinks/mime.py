@@ -4,12 +4,14 @@ The `Date` is the time of the decision, not of the attempt: a second attempt aft
 mail byte for byte, with the same Message-ID, and a receiving system that drops duplicates can do so.
 """
 
+import email.policy
 import re
 from binascii import b2a_qp
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.header import Header
+from email.message import Message
 from email.utils import format_datetime, parseaddr
 from functools import lru_cache
 
@@ -29,7 +31,6 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
 _URL = re.compile(r"https?://[\x21-\x3b\x3d\x3f-\x7e]{1,800}")
 _NOT_WORD = re.compile(r"[^A-Za-z0-9._-]+")
-_PART = b'Content-Type: text/%b; charset="utf-8"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n%b'
 
 
 class AddressError(ValueError):
@@ -74,34 +75,51 @@ class Mail:
     content: bytes
 
 
-def header(name: str, value: str) -> str:
-    """Write a header with CRLF, as it is, in lines of up to 78 characters where it has spaces.
+class WirePolicy(email.policy.EmailPolicy):
+    """Headers go out as we wrote them, folded at spaces only.
 
-    The standard library turns a long `List-Unsubscribe` URL into an encoded word, which no mail client reads as a URL.
-
-    Raises:
-        ValueError: the value would start another header.
+    The library's own policy turns a long `List-Unsubscribe` URL into an encoded word, which no mail client reads as a
+    URL, and spends most of a mail's time on parsing headers that we have just made.
     """
-    if _UNSAFE.search(value):
-        raise ValueError(f"header {name}: holds a control character")
-    # A subject that looks like an encoded word would be decoded by the reader: it is encoded to stay as it is.
-    if not value.isascii() or (name == "Subject" and "=?" in value):
-        value = Header(value, "utf-8", maxlinelen=LINE - 2, header_name=name).encode(linesep="\r\n")
-        return f"{name}: {value}\r\n"
-    if len(name) + 2 + len(value) <= LINE:
-        return f"{name}: {value}\r\n"
-    lines = [f"{name}:"]
-    for word in value.split(" "):
-        if len(lines[-1]) + 1 + len(word) > LINE and word and len(lines[-1]) > len(name) + 1:
-            lines.append("")
-        lines[-1] += f" {word}"
-    return "\r\n".join(lines) + "\r\n"
+
+    def header_store_parse(self, name: str, value: str) -> tuple[str, str]:
+        """Keep a header as text; refuse what would start another one."""
+        text = str(value)
+        if _UNSAFE.search(text):
+            raise ValueError(f"header {name}: holds a control character")
+        return name, text
+
+    def header_fetch_parse(self, name: str, value: str) -> str:
+        """Give a header back as it was stored."""
+        return value
+
+    def header_max_count(self, name: str) -> None:
+        """Allow any number; `build` writes each once, and asking the library makes a class for every header."""
+
+    def fold(self, name: str, value: str) -> str:
+        """Write a header with CRLF, in lines of up to 78 characters where it has spaces."""
+        # A subject that looks like an encoded word would be decoded by the reader: it is encoded to stay as it is.
+        if not value.isascii() or (name == "Subject" and "=?" in value):
+            value = Header(value, "utf-8", maxlinelen=LINE - 2, header_name=name).encode()
+            return f"{name}: {value}\n".replace("\n", self.linesep)
+        lines = [f"{name}:"]
+        for word in value.split(" "):
+            if len(lines[-1]) + 1 + len(word) > LINE and word and len(lines[-1]) > len(name) + 1:
+                lines.append("")
+            lines[-1] += f" {word}"
+        return self.linesep.join(lines) + self.linesep
+
+    def fold_binary(self, name: str, value: str) -> bytes:
+        """See `fold`."""
+        return self.fold(name, value).encode("ascii")
+
+
+POLICY = WirePolicy(linesep="\r\n", cte_type="7bit")
 
 
 def quoted_printable(text: str) -> bytes:
     """Write a text in quoted-printable (RFC 2045 §6.7) with CRLF line ends; the last line has one, too."""
-    # By the standard library's C: its email package needs 20 times as long, most of what a mail costs. Line ends first,
-    # for it takes over the kind that it finds.
+    # By the standard library's C; line ends first, for it takes over the kind that it finds.
     return b2a_qp(b"\r\n".join(text.encode().splitlines()) + b"\r\n")
 
 
@@ -151,42 +169,47 @@ def build(
     """
     recipient = checked_address(command.address)
     ident = message_id(command.command_id, sender.domain)
-    fields = {
-        "From": _mailbox(sender),
-        "To": recipient,
-        "Subject": rendered.subject,
-        "Date": format_datetime(datetime.fromtimestamp(command.decided_at_ms / 1000, UTC)),
-        "Message-ID": f"<{ident}>",
-    }
+    mail = Message(POLICY)
+    mail["From"] = _mailbox(sender)
+    mail["To"] = recipient
+    mail["Subject"] = rendered.subject
+    mail["Date"] = format_datetime(datetime.fromtimestamp(command.decided_at_ms / 1000, UTC))
+    mail["Message-ID"] = f"<{ident}>"
     if command.category == "marketing":
         if not _URL.fullmatch(unsubscribe_url):
             raise ValueError("unsubscribe_url: not a URL of at most 800 printable ASCII characters")
         ways = f"<{unsubscribe_url}>"
         if unsubscribe_mailto:
             ways += f", <mailto:{checked_address(unsubscribe_mailto)}?subject=unsubscribe%20{ident.partition('@')[0]}>"
-        fields["List-Unsubscribe"] = ways
-        fields["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
-    fields["X-Tidings-Command-Id"] = ident.partition("@")[0]
-    fields |= headers or {}
+        mail["List-Unsubscribe"] = ways
+        mail["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
+    mail["X-Tidings-Command-Id"] = ident.partition("@")[0]
+    for name, value in (headers or {}).items():
+        mail[name] = value
     # Google's Feedback Loop: up to three free identifiers, the last one is the sender's.
-    fields["Feedback-ID"] = f"{_word(command.campaign)}:{_word(command.category)}:{_word(command.channel)}:tidings"
-    fields["Auto-Submitted"] = "auto-generated"
-    fields["MIME-Version"] = "1.0"
-    head = "".join([header(name, value) for name, value in fields.items()]).encode("ascii")
-    return Mail(sender.address, recipient, ident, head + _content(command, rendered))
-
-
-def _content(command: SendMessage, rendered: Rendered) -> bytes:
-    """Write the headers that describe the content, the empty line, and the content."""
-    text = _PART % (b"plain", quoted_printable(rendered.text))
+    mail["Feedback-ID"] = ":".join(
+        (_word(command.campaign), _word(command.category), _word(command.channel), "tidings")
+    )
+    mail["Auto-Submitted"] = "auto-generated"
+    mail["MIME-Version"] = "1.0"
     if rendered.html is None:
-        return text
-    # "=_" cannot occur in quoted-printable text, so no content can end a part.
-    mark = f"=_{h128('boundary', command.command_id)}".encode()
-    page = _PART % (b"html", quoted_printable(rendered.html))
-    return b'Content-Type: multipart/alternative; boundary="%b"\r\n\r\n--%b\r\n%b\r\n--%b\r\n%b\r\n--%b--\r\n' % (
-        mark, mark, text, mark, page, mark,
-    )  # fmt: skip
+        _fill(mail, "plain", rendered.text)
+    else:
+        mark = h128("boundary", command.command_id)
+        # "=_" cannot occur in quoted-printable text, so no content can end a part.
+        mail["Content-Type"] = f'multipart/alternative; boundary="=_{mark}"'
+        for kind, text in (("plain", rendered.text), ("html", rendered.html)):
+            part = Message(POLICY)
+            _fill(part, kind, text)
+            mail.attach(part)
+    return Mail(sender.address, recipient, ident, mail.as_bytes())
+
+
+def _fill(part: "Message[str, str]", kind: str, text: str) -> None:
+    """Give a part its text. Its own `set_content` does the same in Python, at 20 times the time."""
+    part["Content-Type"] = f'text/{kind}; charset="utf-8"'
+    part["Content-Transfer-Encoding"] = "quoted-printable"
+    part.set_payload(quoted_printable(text).decode("ascii"))
 
 
 def _word(text: str) -> str:
