@@ -1,4 +1,4 @@
-"""Mail over SMTP: a bounded pool of kept connections, and one honest answer per mail.
+"""Mail over SMTP by aiosmtplib: a bounded pool of kept connections, and one honest answer per mail.
 
 What an answer means, and what the caller does with it:
 
@@ -18,16 +18,15 @@ import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import structlog
 from aiosmtplib import SMTP, SMTPException, SMTPResponseException
+from aiosmtplib.errors import SMTPDataError, SMTPRecipientRefused, SMTPSenderRefused
 
 from schemas.errors import OperatorError
 from sinks.mime import Mail
 from sinks.outcome import Outcome, ProviderDown, redact
-from sinks.smtp_dialogue import Dialogue, Lost, Reply
 
 log = structlog.get_logger("sinks.email")
 
@@ -35,7 +34,6 @@ PORTS = {"smtp": 25, "smtp+starttls": 587, "smtps": 465}
 IDLE_S = 20.0  # below the shortest idle limit in wide use (Exchange Online drops after a minute or so)
 MAILS_PER_LINK = 1_000  # servers limit it too; a fresh connection also follows a changed DNS answer
 DOWN_BASE_S = 0.25
-QUIT_S = 1.0
 DOWN_CAP_S = 5.0  # a server that is back is noticed within 5 s
 _LOST = (SMTPException, OSError, TimeoutError, EOFError)
 
@@ -127,7 +125,7 @@ class EmailTransport:
             else:
                 link.drop()
 
-    async def connect(self) -> Dialogue:
+    async def connect(self) -> SMTP:
         """Open a connection, logged in. While the server is down, one caller at a time tries.
 
         Raises:
@@ -157,7 +155,7 @@ class EmailTransport:
             link.drop()
         return Link(self, await self.connect(), self._server.host)
 
-    async def _connect(self) -> Dialogue:
+    async def _connect(self) -> SMTP:
         server = self._server
         client = SMTP(
             hostname=server.host,
@@ -180,8 +178,7 @@ class EmailTransport:
         if self._failures:
             log.info("smtp.up", failures=self._failures)
         self._failures = 0
-        transport: Any = client.transport
-        return Dialogue(transport, client.supports_extension("pipelining"), self._timeout_s)
+        return client
 
     def _down(self, error: Exception) -> ProviderDown:
         reason = f"reply_{error.code}" if isinstance(error, SMTPResponseException) else type(error).__name__
@@ -197,9 +194,9 @@ class EmailTransport:
 class Link:
     """One connection, for one user at a time."""
 
-    def __init__(self, transport: EmailTransport, dialogue: Dialogue, host: str) -> None:
+    def __init__(self, transport: EmailTransport, client: SMTP, host: str) -> None:
         self._transport = transport
-        self._dialogue = dialogue
+        self._client = client
         self._mails = 0
         self.host = host
         self.fresh = True
@@ -209,7 +206,7 @@ class Link:
     @property
     def connected(self) -> bool:
         """Whether the connection stands, as far as we know."""
-        return self._dialogue.connected
+        return self._client.is_connected
 
     async def send(self, mail: Mail) -> Outcome:
         """Hand over one mail; never raises for what the server does.
@@ -221,8 +218,8 @@ class Link:
         if outcome is None and not self.fresh:
             # A server may close an idle connection at any time; nothing was handed over yet, so start on a new one.
             self.drop()
-            self._dialogue = await self._transport.connect()
-            self.fresh, self.reusable, self._mails = True, True, 0
+            self._client = await self._transport.connect()
+            self.fresh, self._mails = True, 0
             outcome = await self._envelope(mail)
         if outcome is None:
             # A new connection broke at this very mail: let it wait its turn, lest it hold up all others.
@@ -241,48 +238,47 @@ class Link:
     def drop(self) -> None:
         """Close the connection without a word."""
         self.reusable = False
-        self._dialogue.drop()
+        self._client.close()
 
     async def quit(self) -> None:
         """Close the connection politely."""
-        await self._dialogue.quit(QUIT_S)
+        with contextlib.suppress(*_LOST):
+            await self._client.quit(timeout=1.0)
+        self._client.close()
 
     async def _envelope(self, mail: Mail) -> Outcome | None:
         """Name sender and recipient. None: the connection broke. An empty status: go on with the content."""
         try:
-            replies = await self._dialogue.begin(mail.sender, mail.recipient)
-        except Lost:
+            await self._client.mail(mail.sender)
+            await self._client.rcpt(mail.recipient)
+        except SMTPSenderRefused as error:
+            return _refused(error, "failed", "sender_refused")
+        except SMTPRecipientRefused as error:
+            return _refused(error, "bounced", "recipient_refused")
+        except _LOST:
             return None
-        for reply, (permanent, reason) in zip(replies[:2], _REFUSED, strict=False):
-            if not reply.good:
-                return _refused(reply, permanent, reason)
-        if replies[-1].code != 354:
-            return _refused(replies[-1], "bounced", "content_refused")
         return Outcome("", 0, "")
 
     async def _content(self, mail: Mail) -> Outcome:
         try:
-            reply = await self._dialogue.content(mail.content)
-        except Lost:
+            reply = await self._client.data(mail.content)
+        except SMTPDataError as error:
+            return _refused(error, "bounced", "content_refused")
+        except _LOST:
             self.reusable = False
             return Outcome("unknown", 0, "reply_lost")
-        if not reply.good:
-            return _refused(reply, "bounced", "content_refused")
-        return Outcome("sent", reply.code, "accepted", redact(reply.text))
+        return Outcome("sent", reply.code, "accepted", redact(reply.message))
 
     async def _reset(self) -> None:
         try:
-            await self._dialogue.reset()
-        except Lost:
+            await self._client.rset()
+        except _LOST:
             self.reusable = False
 
 
-_REFUSED = (("failed", "sender_refused"), ("bounced", "recipient_refused"))  # what a no to MAIL and to RCPT means
-
-
-def _refused(reply: Reply, permanent: str, reason: str) -> Outcome:
-    status = permanent if 500 <= reply.code < 600 else "deferred"
-    return Outcome(status, reply.code, reason, redact(reply.text))
+def _refused(error: SMTPResponseException, permanent: str, reason: str) -> Outcome:
+    status = permanent if 500 <= error.code < 600 else "deferred"
+    return Outcome(status, error.code, reason, redact(error.message))
 
 
 def _is_loopback(host: str) -> bool:
