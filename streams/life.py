@@ -13,6 +13,7 @@ from streams.patterns.plan import Plan
 LIVE, SCHEDULED, ENDED = "live", "scheduled", "ended"
 PAUSED, DRAINING, STOPPED = "paused", "draining", "stopped"
 SAID = {CAMPAIGN_PAUSED: PAUSED, CAMPAIGN_DRAINED: DRAINING}
+LOOK_MS_MAX = 86_400_000
 PAUSE_STEP_MS = 15 * 60_000  # how often what a pause holds asks again: what waited leaves spread over as long
 NEVER_MS = 2**62
 
@@ -72,6 +73,14 @@ def next_turn(plans: Iterable[Plan], clock_ms: int) -> int:
     """Return the clock at which the next of the campaigns' dates is reached."""
     dates = [date for plan in plans for date in (plan.campaign.start_ms, plan.campaign.end_ms) if date is not None]
     return min((date for date in dates if date > clock_ms), default=NEVER_MS)
+
+
+def look_again(clock_ms: int, since_ms: int) -> int:
+    """Return when a command that a pause holds since a clock asks again.
+
+    It has no lifetime, and a pause may last for months: what has waited long asks less often, at most once a day.
+    """
+    return clock_ms + min(max(PAUSE_STEP_MS, (clock_ms - since_ms) // 8), LOOK_MS_MAX)
 
 
 def hold_until(clock_ms: int, expires_ms: int) -> int:

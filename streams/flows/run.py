@@ -24,7 +24,7 @@ from streams.flows.awaited import concerns, keyed
 from streams.flows.plan import OUTCOME, FlowPlan, chosen
 from streams.flows.receipts import DELIVERED, told
 from streams.flows.times import wait_end
-from streams.life import PAUSE_STEP_MS, PAUSED, STOPPED
+from streams.life import PAUSED, STOPPED, look_again
 from streams.patterns.expressions import capture, scalars
 from streams.patterns.match import Moment
 from streams.patterns.plan import Plan
@@ -301,7 +301,7 @@ class Journeys:
             if journey.wanted is None:
                 self._say(cause, "held", PAUSED, inputs={"step": step.name})
                 journey.wanted = at.clock_ms
-            self._hold(cause, Held(at.clock_ms + PAUSE_STEP_MS, PAUSED))
+            self._hold(cause, Held(look_again(at.clock_ms, journey.wanted), PAUSED))
             return False
         journey.wanted = None
         command, came = acts.issue(step, cause.plan, cause.member, journey, at, _aliases(journey))

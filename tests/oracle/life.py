@@ -3,7 +3,8 @@
 begins   an event is a campaign's first step only if it was read while start <= C < end, and while the campaign was
          neither paused nor draining nor stopped
 pause    a journey that comes to a message stands and asks again every 15 minutes of the clock, and 1 ms before the
-         message is of no use
+         message is of no use; at a command about the member every 15 minutes, or an eighth of what it has waited, or
+         a day: the longest but for the day, which is the most
 stop     instances are gone; a journey is over when it is looked at next: by an event of its member, or by its timer
 """
 
@@ -112,7 +113,12 @@ class LifeFollower(Follower):
             return
         if not self.told:
             self.say("held", "paused")
-        self.told, self.wanted, self.held = True, self.clock, self.clock + STEP_MS
+            self.wanted = self.clock
+        waited = self.clock - (self.wanted or 0)
+        self.told, self.held = (
+            True,
+            self.clock + (STEP_MS if waited < 8 * STEP_MS else min(waited // 8, 24 * 3_600_000)),
+        )
         self.stack[-1].insert(0, step)
         self.waiting = {"wait": ""}
         raise Stands

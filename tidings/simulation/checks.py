@@ -120,7 +120,7 @@ class Judge:
             events.append({**event, "appended_at": r.timestamp})
         lines, firings = self._source.journeys(work.campaigns, events)
         if not work.guarded:
-            self._journeys(partition, lines, said)
+            self._journeys(partition, {c["campaign"] for c in work.campaigns if "flow" in c}, lines, said)
         want = {f["instance_id"]: f for f in firings}
         self.firings += len(want)
         got: dict[str, list[Any]] = {}
@@ -138,12 +138,12 @@ class Judge:
                 self._world.accuse("oracle", text)
                 return
 
-    def _journeys(self, partition: int, lines: list[Any], said: Said) -> None:
-        """What journeys decide, by the oracle and by the core; what was emitted is compared with the core's."""
+    def _journeys(self, partition: int, flows: set[str], lines: list[Any], said: Said) -> None:
+        """What journeys of flows decide, by the oracle and by the core; what was emitted is compared with the core's."""
         decisions = [msgspec.json.decode(value) for value in said[DECISIONS]]
         if any(d["reason"] == "journeys_full" for d in decisions):
             return  # the oracle knows no bound
-        own = [d for d in decisions if d["inputs"].get("step")]
+        own = [d for d in decisions if d["inputs"].get("step") and d["campaign"] in flows]
         got = Counter((d["instance_id"], d["outcome"], d["reason"], d["decided_at_ms"]) for d in own)
         want = Counter((line["instance"], line["outcome"], line["reason"], line["at"]) for line in lines)
         self.journeys += len(lines)
