@@ -139,7 +139,7 @@ class Judge:
                 return
 
     def _journeys(self, partition: int, flows: set[str], lines: list[Any], said: Said) -> None:
-        """What journeys of flows decide, by the oracle and by the core; what was emitted is compared with the core's."""
+        """What journeys of flows decide, by oracle and core; what was emitted is compared with the core's."""
         decisions = [msgspec.json.decode(value) for value in said[DECISIONS]]
         if any(d["reason"] == "journeys_full" for d in decisions):
             return  # the oracle knows no bound
