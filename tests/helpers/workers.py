@@ -28,6 +28,15 @@ def start(*args: str, **settings: str) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
+def rules_of_codes(place: Path) -> str:
+    """Write rules for role otp beside a directory; gives the file's path."""
+    path = place.parent / f"{place.name}-otp.yaml"
+    kinds = ("member", "address", "ip", "range", "wrong_member", "wrong_ip")
+    limits = "".join(f"  {kind}: 5 per 1h\n" for kind in kinds)
+    path.write_text(f"purposes:\n  login: {{channel: email, template: otp}}\nlimits:\n{limits}")
+    return str(path)
+
+
 def refused(*args: str, **settings: str) -> tuple[int, str]:
     """Run a worker that ends by itself; its exit code and what it wrote to stderr."""
     process = start(*args, **settings)

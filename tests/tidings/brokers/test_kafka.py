@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, Producer, TopicPartition
 
-from agents.topics import BY_NAME, CHANGELOG, COMMANDS, EVENTS, TOPICS
+from agents.topics import BY_NAME, CHANGELOG, COMMANDS, EVENTS, TOPICS, partitions_of
 from schemas.errors import OperatorError
 from tidings.brokers import admin
 from tidings.cli.topics import topics
@@ -21,6 +21,9 @@ pytestmark = pytest.mark.kafka
 def created(kafka: Settings) -> Settings:
     admin.create_topics(kafka)
     return kafka
+
+
+DECLARED = {spec.name: partitions_of(spec, 3) for spec in TOPICS}
 
 
 def run(settings: Settings, *args: str):
@@ -41,7 +44,7 @@ def test_missing_topic_is_a_difference_with_its_remedy(kafka):
 
 def test_topic_is_created_as_declared(created):
     states = {state.name: state for state in admin.describe(created)}
-    assert {state.partitions for state in states.values()} == {3}
+    assert {name: state.partitions for name, state in states.items()} == DECLARED
     for spec in TOPICS:
         assert {name: states[spec.name].config[name] for name in spec.config} == spec.config
 
@@ -95,7 +98,7 @@ def test_other_number_of_partitions_is_found_and_not_changed(created):
     assert {difference.setting for difference in found} == {"partitions"}
     assert "TIDINGS_PARTITIONS=3" in found[0].remedy
     admin.create_topics(wider, alter=True)
-    assert {state.partitions for state in admin.describe(created)} == {3}
+    assert {state.name: state.partitions for state in admin.describe(created)} == DECLARED
 
 
 def test_more_copies_than_brokers_are_refused_with_the_reason(created):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.workers import refused, running
+from tests.helpers.workers import refused, rules_of_codes, running
 from tidings.brokers.admin import create_topics
 from tidings.brokers.local import LocalBroker, _free_port
 from tidings.config import Settings
@@ -80,7 +80,7 @@ def test_a_password_that_no_longer_holds_ends_workers_with_3_and_the_right_one_g
     guarded: Guarded, tmp_path: Path
 ) -> None:
     def all_roles(password: str) -> dict[str, AbstractContextManager[Any]]:
-        settings = {"data_dir": str(tmp_path), **guarded.settings(password)}
+        settings = {"data_dir": str(tmp_path), "otp": rules_of_codes(tmp_path), **guarded.settings(password)}
         return {role: running("--role", role, "--web-port", "0", **settings) for role in ROLES}
 
     with ExitStack() as stack:

@@ -14,9 +14,10 @@ DOC = Path(__file__).parents[3] / "docs" / "operating.md"
 
 
 def told() -> set[str]:
-    built: Any = SimpleNamespace(
-        metrics=EngineMetrics(), worker=SimpleNamespace(tasks={}, engine_of=lambda _: None), stores={}
-    )
+    memory = SimpleNamespace(used=lambda held: {"members": held}, most=lambda: {"all": 0})
+    consumer = SimpleNamespace(tracker=SimpleNamespace(held_bytes=0))
+    worker = SimpleNamespace(tasks={}, engine_of=lambda _: None, consumer=consumer)
+    built: Any = SimpleNamespace(metrics=EngineMetrics(), worker=worker, stores={}, memory=memory)
     families = process_families("engine", True) + engine_families(built) + sink_families(Counters())
     return {family.name for family in families + DeliveryRecorder().families() + families_of({})}
 
