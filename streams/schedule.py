@@ -23,8 +23,9 @@ def next_wake(member: Member, live: Mapping[str, Plan]) -> int | None:
             at = instance.wake
             if at < wake:
                 wake = at
-        if state.armed is not None and plan_id in live:
-            at = state.armed[0] + live[plan_id].lateness_ms
+        if state.armed is not None:  # also of a campaign that is over: published again, it is the same date everywhere
+            plan = live.get(plan_id)
+            at = state.armed[0] if plan is None else state.armed[0] + plan.lateness_ms
             if at < wake:
                 wake = at
     return None if wake == NEVER else wake
@@ -44,14 +45,22 @@ def queue_timers(
 
 def _queue_member(queue: list[tuple[Any, ...]], member: Member, live: Mapping[str, Plan], clock_ms: int) -> None:
     member_id = member.member_id
+    over: list[str] = []
     for plan_id, state in member.plans.items():
         for instance in state.instances:
             if instance.wake <= clock_ms:
                 due = instance.due if instance.due is not None else instance.end
                 heappush(queue, (due, member_id, plan_id, instance.started, id(instance), member, state, instance))
-        plan = live.get(plan_id) if state.armed else None
-        if state.armed and plan is not None and state.armed[0] + plan.lateness_ms <= clock_ms:
-            heappush(queue, (state.armed[0], member_id, plan_id, (-1, 0), id(state), member, state, None))
+        if state.armed is not None and state.armed[0] <= clock_ms:
+            plan = live.get(plan_id)
+            if plan is None:
+                over.append(plan_id)
+            elif state.armed[0] + plan.lateness_ms <= clock_ms:
+                heappush(queue, (state.armed[0], member_id, plan_id, (-1, 0), id(state), member, state, None))
+    for plan_id in over:
+        member.plans[plan_id].armed = None
+        if member.plans[plan_id].empty():
+            del member.plans[plan_id]
     for journey in member.journeys:
         if journey.wake <= clock_ms:
             place = (journey.due, member_id, journey.campaign, journey.started)

@@ -93,6 +93,30 @@ def test_dates_of_members_count_between_start_and_end():
         assert len(run.commands) == fires, birthday
 
 
+@pytest.mark.parametrize("over", ["withdrawn", "stopped"])
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_date_of_a_campaign_that_was_over_for_a_while_fires_whether_or_not_the_engine_was_restarted(over, restart):
+    daily = "campaign: cart\npattern: every day at 12:00\n"
+    run = Shop(arbiter=None).publish(0, f"send: {SEND}\n", daily).join()
+    said(run, 1, over).put(2, "page.viewed").publish(3, f"send: {SEND}\n", daily)
+    if restart:
+        run.restart()
+    run.tick(121)
+    assert run.said() == ["eligible sent_to_delivery - @121"]
+
+
+def test_a_date_that_comes_while_its_campaign_is_over_is_forgotten():
+    daily = "campaign: cart\npattern: every day at 12:00\n"
+    run = Shop(arbiter=None).publish(0, f"send: {SEND}\n", daily).join()
+    said(run, 1, "stopped").put(2, "page.viewed").tick(121)
+    assert run.engine.next_fire_ms is None
+    assert run.engine.in_memory("m").plans == {}
+    run.publish(122, f"send: {SEND}\n", daily).tick(123).tick(1600)
+    assert run.decisions == []
+    run.put(1601, "page.viewed").tick(1600 + 1440)
+    assert len(run.decisions) == 1
+
+
 def test_the_view_names_the_state_the_clock_gives():
     run = Shop(arbiter=None).publish(0, f"start: 2026-03-02 10:10\nend: 2026-03-02 10:20\nsend: {SEND}\n")
     seen = []
