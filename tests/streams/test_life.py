@@ -1,6 +1,7 @@
 """When campaigns begin something: dates in their zone, and what operators said."""
 
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
@@ -8,7 +9,9 @@ from schemas.findings import errors
 from streams.campaigns import load_campaign
 from streams.case_runs import check_case
 from streams.cases import read_cases
+from streams.engine import PartitionEngine
 from streams.patterns.plan import Plan
+from tables.store import MemoryStore
 from tests.streams.flows.runs import HEAD, MINUTE, START, Shop
 
 SEND = "{channel: email, template: t}"
@@ -224,6 +227,29 @@ def test_a_paused_version_that_drains_is_not_retired():
     year = 400 * 1440
     said(run, year, "drained")  # a control record looks for versions whose last instance must have ended
     assert [row["state"] for row in run.engine.campaigns_view()] == ["draining", "draining"]
+
+
+@pytest.mark.parametrize("ended", ["drained", "stopped"])
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_given_campaign_begins_again_where_the_log_publishes_it_again(ended, restart):
+    """As one from the log does: a replay of given campaigns repeats what operators did."""
+    found = []
+    for given in (False, True):
+        run = Shop(arbiter=None).publish(0, FLOW)
+        if given:
+            (plan,) = run.engine.registry.live.values()
+            run.store, run.offset = MemoryStore(), 0
+            engine = partial(PartitionEngine, 0, run.store, campaigns=[Plan(plan.campaign)])
+            run.engine = engine()
+            run.publish(0, FLOW)
+        run.join().put(1, "cart.item.added", product_id="p")
+        said(run, 2, ended).put(3, "cart.item.added", product_id="q").publish(4, FLOW)
+        if restart and given:
+            run.engine = engine()
+        run.put(5, "cart.item.added", product_id="r").tick(40)
+        found.append(run.said())
+    assert found[0] == found[1]
+    assert "eligible sent_to_delivery first @5" in found[1]
 
 
 CASES = """
