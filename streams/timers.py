@@ -119,11 +119,11 @@ class Timers:
 
         Nobody else moves the clock of an idle partition: without the latter, what was let go would wait for an event.
         """
+        found = self._known_ms
         if self._near:
-            found = self._near[0][0]
-        else:
-            found = min(self._far[self._edges[0]])[0] if self._edges else NEVER
-        found = min(found, self._known_ms)
+            found = min(found, self._near[0][0])
+        elif self._edges:
+            found = min(found, min(self._far[self._edges[0]])[0])
         return None if found == NEVER else found
 
     def _lower_bound(self) -> int:
