@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from heapq import heappush
 from typing import Any
 
+from schemas.campaign import DEFAULT_LATENESS_MS
 from streams.dates import member_zone, next_calendar_date, next_member_date
 from streams.life import LIVE, Life, state_by_dates
 from streams.patterns.match import COMPLETED, Outcome
@@ -12,8 +13,12 @@ from streams.patterns.plan import Plan
 from tables.member_state import NEVER, Instance, Member, PlanState
 
 
-def next_wake(member: Member, live: Mapping[str, Plan]) -> int | None:
-    """Return the clock value (deadline + the campaign's lateness) at which the member's earliest timer fires."""
+def next_wake(member: Member, live: Mapping[str, Plan], clock_ms: int) -> int | None:
+    """Return the clock value (deadline + the campaign's lateness) at which the member's earliest timer fires.
+
+    For a date it is at first the least lateness there is: what the campaign's is, or whether it is over, may change by
+    then, after the member was written.
+    """
     wake = NEVER
     for journey in member.journeys:
         if journey.wake < wake:
@@ -23,9 +28,10 @@ def next_wake(member: Member, live: Mapping[str, Plan]) -> int | None:
             at = instance.wake
             if at < wake:
                 wake = at
-        if state.armed is not None:  # also of a campaign that is over: published again, it is the same date everywhere
-            plan = live.get(plan_id)
-            at = state.armed[0] if plan is None else state.armed[0] + plan.lateness_ms
+        if state.armed is not None:
+            at = state.armed[0] + DEFAULT_LATENESS_MS
+            if at <= clock_ms and plan_id in live:
+                at = state.armed[0] + live[plan_id].lateness_ms
             if at < wake:
                 wake = at
     return None if wake == NEVER else wake
@@ -51,7 +57,7 @@ def _queue_member(queue: list[tuple[Any, ...]], member: Member, live: Mapping[st
             if instance.wake <= clock_ms:
                 due = instance.due if instance.due is not None else instance.end
                 heappush(queue, (due, member_id, plan_id, instance.started, id(instance), member, state, instance))
-        if state.armed is not None and state.armed[0] <= clock_ms:
+        if state.armed is not None and state.armed[0] + DEFAULT_LATENESS_MS <= clock_ms:
             plan = live.get(plan_id)
             if plan is None:
                 over.append(plan_id)
