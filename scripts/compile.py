@@ -65,7 +65,7 @@ def main() -> None:
     if (place / DONE).is_file():
         print("compile: the core is compiled already")
         return
-    compiler = os.environ.get("CC") or (sysconfig.get_config_var("CC") or "cc").split()[0]
+    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
     if shutil.which(compiler) is None:
         message = f"compile: no C compiler (got '{compiler}'); install gcc, or go on without: pure Python does the same"
         if optional:

@@ -165,7 +165,7 @@ class PartitionEngine(Memory):
     def _close(self) -> Epoch:
         out = self._out
         for member in self._changed.values() if self._durable else ():
-            wake = next_wake(member, self.registry.live)
+            wake = next_wake(member, self.registry.live, self.clock_ms)
             key = member.member_id.encode()
             if wake != member.hint:
                 out.hints.append((key, member.hint, wake))
@@ -210,7 +210,7 @@ class PartitionEngine(Memory):
         special = type_ in SPECIAL_TYPES
         changed = special and type_ in FOLDED_TYPES and self._fold(record, member, event, e)
         if registry.dated and arm_dates(registry.dated, member, self.clock_ms, changed):
-            self._schedule(member, next_wake(member, registry.live))
+            self._schedule(member, next_wake(member, registry.live, self.clock_ms))
         if special:
             self._touch(member, event, event_id, e, append_ms)
         route, data = registry.routes.get(type_), event.data
@@ -443,7 +443,7 @@ class PartitionEngine(Memory):
         if self._arbiter.asked:
             self._hold_contest(record, TIMERS)
         for member in due:
-            wake = next_wake(member, self.registry.live)
+            wake = next_wake(member, self.registry.live, self.clock_ms)
             if self._durable and wake != member.hint:  # also if its campaign was edited meanwhile: the store must be
                 self._changed[member.member_id] = member  # able to give every timer again
             self._schedule(member, wake)

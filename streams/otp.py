@@ -26,7 +26,7 @@ OPEN, USED, LOCKED = "open", "used", "locked"
 SECRET_BYTES_MIN = 16
 PHONE_CHANNELS = frozenset({"sms", "viber", "whatsapp", "call"})
 SUFFIX = 4  # digits left off a number for its range: fraud rings rent numbers in blocks
-_PHONE = re.compile(r"\+[1-9]\d{6,14}")
+_PHONE = re.compile(r"\+[1-9][0-9]{6,14}")  # not \d: digits of other scripts would be other addresses to the limits
 _EMAIL = re.compile(r"[^\s@<>]{1,64}@[^\s@<>]{1,255}")
 _FILL = re.compile(r"[\s-]+")
 

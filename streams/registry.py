@@ -199,12 +199,14 @@ class Registry:
 
     def _restore_given(self, name: str, state: str, since_offset: int, since_ms: int) -> None:
         if state == STOPPED and name in self.live:
-            campaign = self.live.pop(name).campaign
-            del self._versions[name, campaign.version]
-            plan = self.stopped[name] = Plan(campaign)
-            plan.since_offset, plan.since_ms = since_offset, since_ms
-        elif state in (PAUSED, HELD_BACK) and name in self.live:
-            self.life.said[name] = PAUSED if state == PAUSED else DRAINING
+            plan = self.live.pop(name)
+            del self._versions[name, plan.version]
+            self.stopped[name] = _since(plan, since_offset, since_ms)
+        elif state in (LIVE, PAUSED, HELD_BACK) and name in self.live:
+            if since_offset != self.live[name].since_offset:  # it was stopped, and began again
+                self._add(_since(self.live[name], since_offset, since_ms), LIVE, 0)
+            if state != LIVE:
+                self.life.said[name] = PAUSED if state == PAUSED else DRAINING
 
     def _restore_version(self, plan: Plan, state: str, until: int) -> None:
         said = {PAUSED: PAUSED, HELD_BACK: DRAINING}.get(state)
@@ -226,6 +228,8 @@ class Registry:
                 self._live_on(name, event.type, clock_ms)
             return ""
         if self.fixed:
+            if event.type == CAMPAIGN_PUBLISHED and isinstance(name, str):
+                self._begin_again(name, clock_ms)
             return ""
         self._retire(clock_ms)
         if event.type in (POLICY_PUBLISHED, POLICY_WITHDRAWN):
@@ -248,8 +252,7 @@ class Registry:
         plan = self.live.get(name)
         if type_ == CAMPAIGN_STOPPED:
             if plan is not None:
-                self.stopped[name] = Plan(plan.campaign)
-                self.stopped[name].since_offset, self.stopped[name].since_ms = self._offset, clock_ms
+                self.stopped[name] = _since(plan, self._offset, clock_ms)
                 self.life.said.pop(name, None)
             if plan is not None or self.newest(name) is not None:
                 self.life.stops[name] = self._offset
@@ -260,6 +263,18 @@ class Registry:
             return
         for ref in [ref for ref in self._until if paused and ref[0] == name]:  # it stood still meanwhile
             self._until[ref] = clock_ms + self._versions[ref].horizon_ms()
+        self._change()
+        self._rebuild()
+
+    def _begin_again(self, name: str, clock_ms: int) -> None:
+        """A given campaign is published on the log: whatever its text is there, that ends its drain or its stop."""
+        stopped = self.stopped.pop(name, None)
+        if stopped is not None:
+            self._add(_since(stopped, self._offset, clock_ms), LIVE, 0)
+        elif self.life.said.get(name) == DRAINING:
+            del self.life.said[name]
+        else:
+            return
         self._change()
         self._rebuild()
 
@@ -353,8 +368,7 @@ class Registry:
         if event.type == CAMPAIGN_SUSPENDED:
             if plan is None or plan.version != event.data.get("version"):
                 return  # said twice, or of a version that was replaced meanwhile
-            self.suspended[name] = Plan(plan.campaign)
-            self.suspended[name].since_offset, self.suspended[name].since_ms = self._offset, clock_ms
+            self.suspended[name] = _since(plan, self._offset, clock_ms)
             self._change()
         elif self.suspended.pop(name, None) is not None or self.stopped.pop(name, None) is not None:
             self._change()
@@ -397,6 +411,13 @@ def named_meta(meta: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     rows = _unpack(meta[here]) if here in meta else []
     keys = [META_CLOCK, here, *(_text_key(row[0], row[1]) for row in rows)]
     return {key: meta[key] for key in keys if key in meta}
+
+
+def _since(plan: Plan, offset: int, clock_ms: int) -> Plan:
+    """Make the same plan with another place in the log; given ones are shared by partitions."""
+    again = Plan(plan.campaign)
+    again.since_offset, again.since_ms = offset, clock_ms
+    return again
 
 
 def _text_key(name: str, version: str) -> bytes:

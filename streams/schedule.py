@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from heapq import heappush
 from typing import Any
 
+from schemas.campaign import DEFAULT_LATENESS_MS
 from streams.dates import member_zone, next_calendar_date, next_member_date
 from streams.life import LIVE, Life, state_by_dates
 from streams.patterns.match import COMPLETED, Outcome
@@ -12,8 +13,12 @@ from streams.patterns.plan import Plan
 from tables.member_state import NEVER, Instance, Member, PlanState
 
 
-def next_wake(member: Member, live: Mapping[str, Plan]) -> int | None:
-    """Return the clock value (deadline + the campaign's lateness) at which the member's earliest timer fires."""
+def next_wake(member: Member, live: Mapping[str, Plan], clock_ms: int) -> int | None:
+    """Return the clock value (deadline + the campaign's lateness) at which the member's earliest timer fires.
+
+    For a date it is at first the least lateness there is: what the campaign's is, or whether it is over, may change by
+    then, after the member was written.
+    """
     wake = NEVER
     for journey in member.journeys:
         if journey.wake < wake:
@@ -23,8 +28,10 @@ def next_wake(member: Member, live: Mapping[str, Plan]) -> int | None:
             at = instance.wake
             if at < wake:
                 wake = at
-        if state.armed is not None and plan_id in live:
-            at = state.armed[0] + live[plan_id].lateness_ms
+        if state.armed is not None:
+            at = state.armed[0] + DEFAULT_LATENESS_MS
+            if at <= clock_ms and plan_id in live:
+                at = state.armed[0] + live[plan_id].lateness_ms
             if at < wake:
                 wake = at
     return None if wake == NEVER else wake
@@ -44,14 +51,22 @@ def queue_timers(
 
 def _queue_member(queue: list[tuple[Any, ...]], member: Member, live: Mapping[str, Plan], clock_ms: int) -> None:
     member_id = member.member_id
+    over: list[str] = []
     for plan_id, state in member.plans.items():
         for instance in state.instances:
             if instance.wake <= clock_ms:
                 due = instance.due if instance.due is not None else instance.end
                 heappush(queue, (due, member_id, plan_id, instance.started, id(instance), member, state, instance))
-        plan = live.get(plan_id) if state.armed else None
-        if state.armed and plan is not None and state.armed[0] + plan.lateness_ms <= clock_ms:
-            heappush(queue, (state.armed[0], member_id, plan_id, (-1, 0), id(state), member, state, None))
+        if state.armed is not None and state.armed[0] + DEFAULT_LATENESS_MS <= clock_ms:
+            plan = live.get(plan_id)
+            if plan is None:
+                over.append(plan_id)
+            elif state.armed[0] + plan.lateness_ms <= clock_ms:
+                heappush(queue, (state.armed[0], member_id, plan_id, (-1, 0), id(state), member, state, None))
+    for plan_id in over:
+        member.plans[plan_id].armed = None
+        if member.plans[plan_id].empty():
+            del member.plans[plan_id]
     for journey in member.journeys:
         if journey.wake <= clock_ms:
             place = (journey.due, member_id, journey.campaign, journey.started)

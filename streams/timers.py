@@ -115,10 +115,16 @@ class Timers:
                 member.scheduled = None
 
     def earliest(self) -> int | None:
-        """Return the clock value of the earliest timer; None when there is none."""
+        """Return the clock value of the earliest timer, or from which the store must be read again; None for neither.
+
+        Nobody else moves the clock of an idle partition: without the latter, what was let go would wait for an event.
+        """
+        found = self._known_ms
         if self._near:
-            return self._near[0][0]
-        return min(self._far[self._edges[0]])[0] if self._edges else None
+            found = min(found, self._near[0][0])
+        elif self._edges:
+            found = min(found, min(self._far[self._edges[0]])[0])
+        return None if found == NEVER else found
 
     def _lower_bound(self) -> int:
         if self._near:

@@ -1,6 +1,7 @@
 """When campaigns begin something: dates in their zone, and what operators said."""
 
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
@@ -8,7 +9,9 @@ from schemas.findings import errors
 from streams.campaigns import load_campaign
 from streams.case_runs import check_case
 from streams.cases import read_cases
+from streams.engine import PartitionEngine
 from streams.patterns.plan import Plan
+from tables.store import MemoryStore
 from tests.streams.flows.runs import HEAD, MINUTE, START, Shop
 
 SEND = "{channel: email, template: t}"
@@ -91,6 +94,30 @@ def test_dates_of_members_count_between_start_and_end():
         for minute in range(0, 6 * 1440, 720):
             run.tick(minute + 1)
         assert len(run.commands) == fires, birthday
+
+
+@pytest.mark.parametrize("over", ["withdrawn", "stopped"])
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_date_of_a_campaign_that_was_over_for_a_while_fires_whether_or_not_the_engine_was_restarted(over, restart):
+    daily = "campaign: cart\npattern: every day at 12:00\n"
+    run = Shop(arbiter=None).publish(0, f"send: {SEND}\n", daily).join()
+    said(run, 1, over).put(2, "page.viewed").publish(3, f"send: {SEND}\n", daily)
+    if restart:
+        run.restart()
+    run.tick(121)
+    assert run.said() == ["eligible sent_to_delivery - @121"]
+
+
+def test_a_date_that_comes_while_its_campaign_is_over_is_forgotten():
+    daily = "campaign: cart\npattern: every day at 12:00\n"
+    run = Shop(arbiter=None).publish(0, f"send: {SEND}\n", daily).join()
+    said(run, 1, "stopped").put(2, "page.viewed").tick(121)
+    assert run.engine.next_fire_ms is None
+    assert run.engine.in_memory("m").plans == {}
+    run.publish(122, f"send: {SEND}\n", daily).tick(123).tick(1600)
+    assert run.decisions == []
+    run.put(1601, "page.viewed").tick(1600 + 1440)
+    assert len(run.decisions) == 1
 
 
 def test_the_view_names_the_state_the_clock_gives():
@@ -200,6 +227,29 @@ def test_a_paused_version_that_drains_is_not_retired():
     year = 400 * 1440
     said(run, year, "drained")  # a control record looks for versions whose last instance must have ended
     assert [row["state"] for row in run.engine.campaigns_view()] == ["draining", "draining"]
+
+
+@pytest.mark.parametrize("ended", ["drained", "stopped"])
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_given_campaign_begins_again_where_the_log_publishes_it_again(ended, restart):
+    """As one from the log does: a replay of given campaigns repeats what operators did."""
+    found = []
+    for given in (False, True):
+        run = Shop(arbiter=None).publish(0, FLOW)
+        if given:
+            (plan,) = run.engine.registry.live.values()
+            run.store, run.offset = MemoryStore(), 0
+            engine = partial(PartitionEngine, 0, run.store, campaigns=[Plan(plan.campaign)])
+            run.engine = engine()
+            run.publish(0, FLOW)
+        run.join().put(1, "cart.item.added", product_id="p")
+        said(run, 2, ended).put(3, "cart.item.added", product_id="q").publish(4, FLOW)
+        if restart and given:
+            run.engine = engine()
+        run.put(5, "cart.item.added", product_id="r").tick(40)
+        found.append(run.said())
+    assert found[0] == found[1]
+    assert "eligible sent_to_delivery first @5" in found[1]
 
 
 CASES = """

@@ -232,6 +232,7 @@ def test_one_line_of_ipv6_is_one_ip() -> None:
         ({"member": ""}, "no_member"),
         ({"to": "015112345678"}, "invalid_address"),
         ({"to": "+49151\n12345678"}, "invalid_address"),
+        ({"to": "+4915112345\u0666\u0667\u0668"}, "invalid_address"),  # digits of another script
         ({"to": "a b@c", "purpose": "till"}, "invalid_address"),
         ({"ip": "nowhere"}, "invalid_ip"),
     ],

@@ -37,6 +37,21 @@ def test_timers_that_were_let_go_fire_as_if_they_had_been_held() -> None:
         assert timers.earliest() is None and timers.first == NEVER
 
 
+def test_a_clock_that_only_timers_move_reaches_those_that_were_let_go() -> None:
+    store, members = MemoryStore(), dict[str, Member]()
+    timers = Timers(store.due, PAGE)
+    due = fill(timers, store, members, 200, 1)
+    timers.let_go(members, 0)
+    far = members["far"] = Member("far")
+    far.scheduled = far.hint = 5_000_000  # set since: held, though others that come sooner are not
+    timers.set(5_000_000, "far")
+    store.write({}, {}, [(b"far", None, 5_000_000)], None)
+    found: dict[str, int] = {}
+    while (clock := timers.earliest()) is not None:
+        found |= dict.fromkeys(timers.take(clock), clock)
+    assert found == due | {"far": 5_000_000}
+
+
 def test_a_member_let_go_may_be_set_again_sooner() -> None:
     store, members = MemoryStore(), dict[str, Member]()
     timers = Timers(store.due, PAGE)

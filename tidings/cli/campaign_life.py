@@ -22,7 +22,7 @@ _WORDS = {
     "resume": (
         CAMPAIGN_RESUMED, "live",
         "Let paused or draining campaigns go on.",
-        "What a pause holds leaves within 15 minutes, spread over them.",
+        "Messages that a pause holds leave within 15 minutes, spread over them.",
     ),
     "drain": (
         CAMPAIGN_DRAINED, "draining",

@@ -33,10 +33,11 @@ from tidings.config import Settings
 
 READ_TIMEOUT_S = 30.0
 WITHDRAWN, MIXED = "withdrawn", "mixed"
-OVER = (WITHDRAWN, STOPPED)
+SUSPENDED = "suspended"
+OVER = (WITHDRAWN, STOPPED, SUSPENDED)  # only publishing it again changes anything
 POLICY_TYPES = frozenset({POLICY_PUBLISHED, POLICY_WITHDRAWN})
 _STATES = {
-    CAMPAIGN_PUBLISHED: LIVE, CAMPAIGN_WITHDRAWN: WITHDRAWN, CAMPAIGN_SUSPENDED: "suspended",
+    CAMPAIGN_PUBLISHED: LIVE, CAMPAIGN_WITHDRAWN: WITHDRAWN, CAMPAIGN_SUSPENDED: SUSPENDED,
     POLICY_PUBLISHED: LIVE, POLICY_WITHDRAWN: WITHDRAWN,
     CAMPAIGN_PAUSED: "paused", CAMPAIGN_RESUMED: LIVE, CAMPAIGN_DRAINED: "draining", CAMPAIGN_STOPPED: STOPPED,
 }  # fmt: skip
@@ -55,7 +56,7 @@ def from_log(settings: Settings) -> list[dict[str, Any]]:
         if isinstance(name, str):
             copies = last.setdefault(name, {})
             if event.type in (CAMPAIGN_SUSPENDED, *LIFE_TYPES) and partition in copies:
-                if event.type in LIFE_TYPES and copies[partition].type in (CAMPAIGN_WITHDRAWN, CAMPAIGN_STOPPED):
+                if event.type in LIFE_TYPES and _STATES[copies[partition].type] in OVER:
                     continue  # what is over stays so
                 event.data = {**copies[partition].data, **event.data}  # whose text is that of its publication
             elif event.type == CAMPAIGN_PUBLISHED and partition in copies and copies[partition].type == CAMPAIGN_PAUSED:

@@ -15,8 +15,11 @@ from schemas.errors import OperatorError
 from schemas.events import Event
 from streams.replay import read_log
 from streams.replay import replay as run_log
+from tidings.brokers import attach
 from tidings.brokers.memory import MemoryBroker
-from tidings.cli.campaigns import campaigns, changes
+from tidings.cli.campaigns import campaigns, changes, send_everywhere
+from tidings.config import Settings
+from tidings.producing import Sender
 
 ROOT = Path(__file__).parents[3]
 THANKS = "campaign: thanks\ntitle: Thank you\npattern: order.created[total >= 100]\n"
@@ -142,6 +145,17 @@ def test_a_pause_outlasts_an_edit_and_what_is_over_is_not_paused(place, broker):
         run("resume", "thanks", "--broker", broker)
     rows("publish", place, "--broker", broker)
     assert [row["state"] for row in rows("list", "--log", "--broker", broker)] == ["live"]
+
+
+@pytest.mark.parametrize("word", ["pause", "resume", "drain", "stop"])
+def test_a_suspended_campaign_stays_so_whatever_is_said_but_publishing_it(place, broker, word):
+    (version,) = {row["version"] for row in rows("publish", place, "--broker", broker)}
+    sender = Sender(attach(Settings.from_env(broker=broker)), "events")
+    for said in ("suspended", {"pause": "paused", "resume": "resumed", "drain": "drained", "stop": "stopped"}[word]):
+        send_everywhere(sender, f"campaign.{said}", {"campaign": "thanks", "version": version})
+    assert [row["state"] for row in rows("list", "--log", "--broker", broker)] == ["suspended"]
+    with pytest.raises(OperatorError, match="no such campaign runs"):
+        run(word, "thanks", "--broker", broker)
 
 
 def test_a_copy_that_is_missing_on_a_partition_is_seen(place, broker):
