@@ -7,6 +7,7 @@ ALTER TABLE receipts ADD COLUMN IF NOT EXISTS machine UInt8
 -- not merged yet change nothing, nor does their order. Per message the receipts are taken together, each axis by its partial order:
 -- who clicked has opened, what was opened (by a machine, too) was delivered, what was delivered was sent, and what was delivered
 -- after all did not fail. `opened` and `clicked` are by people. `held` messages are also among those decided, once they are.
+-- Steps that are no messages (points, tags, segments) are left out.
 CREATE OR REPLACE VIEW campaign_funnel AS
 SELECT
     campaign,
@@ -33,10 +34,11 @@ SELECT
 FROM
 (
     SELECT campaign, CAST(outcome, 'String') AS what, CAST(reason, 'String') AS word, uniqExact(decision_id) AS n, toFloat64(0) AS worth
-    FROM decisions WHERE outcome IN ('eligible', 'suppressed') GROUP BY campaign, what, word
+    FROM decisions WHERE outcome IN ('eligible', 'suppressed') AND reason NOT IN ('no_points', 'marks_full')
+    GROUP BY campaign, what, word
     UNION ALL
     SELECT campaign, 'held', CAST(reason, 'String') AS word, uniqExact(if(command_id = '', instance_id, command_id)), toFloat64(0)
-    FROM decisions WHERE outcome = 'held' GROUP BY campaign, word
+    FROM decisions WHERE outcome = 'held' AND NOT (reason = 'paused' AND channel = '') GROUP BY campaign, word
     UNION ALL
     SELECT campaign, 'commanded', '', uniqExact(command_id), toFloat64(0) FROM messages WHERE kind = 'send' GROUP BY campaign
     UNION ALL

@@ -110,8 +110,12 @@ FROM
     ) AS m
     LEFT JOIN
     (
-        SELECT command_id, max(status = 'delivered') AS delivered, max(status IN ('opened', 'read') AND machine = 0) AS opened,
-            max(status = 'clicked' AND machine = 0) AS clicked
+        -- The axes of campaign_funnel: who clicked has opened, what was opened was delivered.
+        SELECT
+            command_id,
+            max(status = 'clicked' AND machine = 0) AS clicked,
+            clicked OR max(status IN ('opened', 'read', 'replied', 'answered') AND machine = 0) AS opened,
+            max(status = 'delivered' OR startsWith(type, 'engagement.')) AS delivered
         FROM receipts GROUP BY command_id
     ) AS r ON r.command_id = m.command_id
     LEFT JOIN

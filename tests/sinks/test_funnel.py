@@ -107,6 +107,17 @@ def test_machines_neither_open_nor_click_but_show_that_the_message_came(warehous
     }  # fmt: skip
 
 
+def test_steps_that_are_no_messages_count_as_none(warehouse: Warehouse) -> None:
+    put(
+        warehouse, "decisions",
+        decision("d1", "suppressed", "no_points", ""),
+        decision("d2", "suppressed", "marks_full", ""),
+        decision("d3", "held", "paused", ""),
+        decision("d4", "suppressed", "no_consent", ""),
+    )  # fmt: skip
+    assert funnel(warehouse) == {"decided": 1, "suppressed": 1, "suppressed_by_reason": {"no_consent": 1}}
+
+
 def test_rows_of_before_are_told_apart_by_their_reason(warehouse: Warehouse) -> None:
     columns = "event_id, type, status, campaign, command_id, reason"
     for reason in ("robot", "told_by_provider", ""):

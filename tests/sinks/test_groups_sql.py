@@ -98,7 +98,7 @@ def test_variants_are_told_apart_from_message_to_money(warehouse: Warehouse) -> 
     ]
     receipts = [
         encode_event(Event(f"delivery.{what}", AT, f"r{n} {what}", f"m{n}", {"command_id": f"k{n}", "campaign": "c"}))
-        for n, what in ((0, "delivered"), (1, "delivered"), (2, "bounced"))
+        for n, what in ((0, "sent"), (1, "delivered"), (2, "bounced"))
     ]
     receipts.append(encode_event(Event("engagement.clicked", AT, "r0 c", "m0", {"command_id": "k0", "campaign": "c"})))
     credits_ = [
@@ -111,9 +111,10 @@ def test_variants_are_told_apart_from_message_to_money(warehouse: Warehouse) -> 
     fill(warehouse, "events", receipts)
     fill(warehouse, "attributions", credits_)
     found = rows(warehouse, "SELECT * FROM variant_results ORDER BY variant")
-    assert [(r["variant"], r["messages"], r["delivered"], r["clicked"], r["converted"], r["value"]) for r in found] == [
-        ("a", 2, 2, 1, 1, 8.0),
-        ("b", 1, 0, 0, 0, 0.0),
+    counted = ("variant", "messages", "delivered", "opened", "clicked", "converted", "value")
+    assert [tuple(row[name] for name in counted) for row in found] == [
+        ("a", 2, 2, 1, 1, 1, 8.0),  # who clicked got it and opened it, whoever told
+        ("b", 1, 0, 0, 0, 0, 0.0),
     ]
 
 
