@@ -209,6 +209,20 @@ async def test_what_is_no_request_is_answered_and_sends_nothing(
         assert shop.commands() == []
 
 
+async def test_a_request_that_comes_in_pieces_is_read_whole(broker: MemoryBroker) -> None:
+    async with running(kafka_of(broker.bootstrap)) as shop:
+        whole = msgspec.json.encode(ASK)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for at in range(0, len(whole), 10):
+                yield whole[at : at + 10]
+                await asyncio.sleep(0.02)
+
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with shop.session.post(f"{shop.url}/otp", data=pieces(), headers=headers) as answer:
+            assert answer.status == 201
+
+
 async def test_requests_at_the_same_time_are_counted_one_after_the_other(broker: MemoryBroker) -> None:
     async with running(kafka_of(broker.bootstrap)) as shop:
         answers = await asyncio.gather(*(shop.post("/otp", ASK) for _ in range(12)))
