@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
+from confluent_kafka import KafkaException
 
 from agents.desk import Desk
 from agents.topics import CALLS, CALLS_KEPT_MS
@@ -29,6 +31,8 @@ from schemas.references import told_event
 
 CLAIM_S = 10.0
 EXPIRE_S = 15.0
+
+log = structlog.get_logger("agents.desk")
 
 
 class Gone(Exception):
@@ -148,8 +152,14 @@ class CallsDesk(Desk):
 
     async def _expire_forever(self) -> None:
         while True:
-            for state in await self.open_tasks():
-                if state.over(self.clock_ms()):
-                    await self._tell_delivery(state, "expired", EXPIRED, state.task.until_ms)
-                    await self._write(state.task.message.command_id, CallOutcome(FORMAT, "", EXPIRED))
+            try:
+                await self._expire()
+            except KafkaException as error:
+                log.error("calls.not-expired", error=error.args[0].name())
             await asyncio.sleep(EXPIRE_S)
+
+    async def _expire(self) -> None:
+        for state in await self.open_tasks():
+            if state.over(self.clock_ms()):
+                await self._tell_delivery(state, "expired", EXPIRED, state.task.until_ms)
+                await self._write(state.task.message.command_id, CallOutcome(FORMAT, "", EXPIRED))
