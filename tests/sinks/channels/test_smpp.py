@@ -281,6 +281,19 @@ async def test_a_provider_that_is_away_takes_nothing_and_is_found_back(smsc: Sms
     await transport.close()
 
 
+async def test_a_provider_that_sends_us_away_at_once_is_not_asked_again_without_a_pause(smsc: Smsc) -> None:
+    smsc.turns_away = True
+    transport = opened(smsc)
+    await until(lambda: len(smsc.binds) >= 2)
+    seen = len(smsc.binds)
+    await asyncio.sleep(1)
+    assert len(smsc.binds) <= seen + 3 and transport.wait_s() > 0
+    smsc.turns_away = False
+    await until(lambda: transport.wait_s() == 0)
+    assert (await send(transport, request())).status == "sent"
+    await transport.close()
+
+
 async def test_a_refused_bind_says_that_the_credentials_are_wrong(smsc: Smsc) -> None:
     transport = opened(smsc, password="wrong")
     with pytest.raises(ProviderDown, match="credentials_refused"):
