@@ -18,6 +18,7 @@ from schemas.codec import decode_command, decode_event
 from schemas.commands import TRANSACTIONAL, SendMessage
 from schemas.errors import OperatorError
 from sinks.channels.config import ProvidersConfig
+from sinks.channels.kinds import read_spec
 from sinks.templates import TemplateFiles
 from streams.otp import Ask, Limit, Rules
 from tests.sinks.channels.samples import spec
@@ -246,6 +247,14 @@ async def test_who_starts_takes_over_and_the_one_before_can_say_nothing_more(tmp
 
 
 # ---------------------------------------------------------------- the rules' file
+
+
+@pytest.mark.parametrize(("channel", "kind"), [("in_app", "inbox"), ("call", "calls")])
+def test_a_code_does_not_go_where_texts_are_kept_for_long(channel: str, kind: str) -> None:
+    rules = load_rules(TEXT.replace("channel: sms", f"channel: {channel}"), "otp.yaml")
+    config = ProvidersConfig({TRANSACTIONAL: {channel: (read_spec("ours", kind, {}),)}})
+    with pytest.raises(OperatorError, match=r"purposes\.login: ours keeps texts"):
+        check_surroundings(rules, config, TemplateFiles(ROOT / "campaigns" / "templates"))
 
 
 @pytest.mark.parametrize(
