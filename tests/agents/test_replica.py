@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException
 
 from agents import calls_desk, desk, replica, sms_desk
 from agents.calls_desk import CallsDesk
 from agents.desk import Desk
 from agents.sms_desk import SmsReceipts, keep_latest
 from agents.topics import CALLS, SMS_IDS
+from schemas.calls import CallTask
 from schemas.references import reference_of
 from tests.agents.delivery_lab import send_command, until
 from tidings.brokers.memory import MemoryBroker
@@ -48,12 +49,11 @@ async def test_a_desk_that_cannot_be_opened_for_whatever_reason_is_tried_again(
 ) -> None:
     monkeypatch.setattr(desk, "AGAIN_S", 0.05)
     failures = [RuntimeError("first")]
-    consumer = replica.Consumer
 
     def failing(config: dict[str, Any]) -> Any:
         if failures:
             raise failures.pop()
-        return consumer(config)
+        return Consumer(config)
 
     monkeypatch.setattr(replica, "Consumer", failing)
     made = Desk(kafka, tmp_path / "ids", SMS_IDS, keep_latest, 1_000, lambda: 1)
@@ -100,5 +100,36 @@ async def test_ids_that_cannot_be_written_are_held_to_a_bound_and_counted(
         for n in range(8):
             made.note("smsc", str(n), reference_of(send_command(n)), last=True)
         assert "tidings_sms_ids_lost_total 3" in render(metrics.families())
+    finally:
+        await made.close()
+
+
+async def test_open_calls_are_known_without_reading_each_of_them_again(
+    kafka: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = 9_000_000_000_000
+    made = CallsDesk(kafka, tmp_path / "calls", lambda: 1)
+    made.begin()
+    try:
+        for n in range(5):
+            task = CallTask(1, reference_of(send_command(n)), "", "+4915112345678", "Offer", n, far, 2, 1_000)
+            await made.keep("centre", task)
+        await until(lambda: made.replica is not None and len(list(made.replica.scan(b""))) == 5)
+        assert len(await made.open_tasks()) == 5
+        assert made.replica is not None
+        get, asked = made.replica.get, list[bytes]()
+
+        def noted(key: bytes) -> bytes | None:
+            asked.append(key)
+            return get(key)
+
+        monkeypatch.setattr(made.replica, "get", noted)
+        states = await made.open_tasks()
+        assert [one.due_ms for one in states] == [0, 1, 2, 3, 4] and asked == []
+        assert {(one.task.phone, one.task.text) for one in states} == {("", "")}
+        await made.append(f"{2:032x}".encode(), b"")
+        async with asyncio.timeout(60):
+            while len(await made.open_tasks()) != 4:
+                await asyncio.sleep(0.01)
     finally:
         await made.close()
