@@ -327,6 +327,19 @@ async def test_a_receipt_is_answered_when_it_is_safe_and_else_asked_for_again(sm
     await transport.close()
 
 
+async def test_a_receipt_that_fails_with_us_is_asked_for_again(smsc: Smsc, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = Notes()
+
+    async def fail(provider: str, told: Told) -> bool:
+        raise RuntimeError("store closed")
+
+    monkeypatch.setattr(notes, "tell", fail)
+    transport = opened(smsc, notes)
+    await send(transport, request())
+    assert await smsc.deliver(receipt_text("ID1", "DELIVRD")) == 0x64
+    await transport.close()
+
+
 async def test_bytes_that_are_no_receipt_and_commands_that_nobody_knows_end_nothing(smsc: Smsc) -> None:
     transport = opened(smsc)
     await send(transport, request())
