@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
+from confluent_kafka import KafkaException
 
 from agents.desk import Desk
+from agents.replica import Replica
 from agents.topics import CALLS, CALLS_KEPT_MS
 from schemas.calls import (
     EXPIRED,
@@ -23,12 +26,15 @@ from schemas.calls import (
     fold_call,
     is_open,
     outcome_event,
+    read_brief,
     read_call,
 )
 from schemas.references import told_event
 
 CLAIM_S = 10.0
 EXPIRE_S = 15.0
+
+log = structlog.get_logger("agents.desk")
 
 
 class Gone(Exception):
@@ -40,7 +46,8 @@ class CallsDesk(Desk):
 
     def __init__(self, kafka: Mapping[str, Any], path: Path, clock_ms: Callable[[], int]) -> None:
         super().__init__(kafka, path, CALLS, fold_call, CALLS_KEPT_MS, clock_ms)
-        self._open: set[bytes] | None = None  # keys of tasks that have not ended; None: to be looked up
+        self._open: dict[bytes, CallState] = {}  # tasks that have not ended, without whom to call and what to say
+        self._open_of: Replica | None = None  # whose those are
         self._asked: set[str] = set()  # tasks that somebody asks for here at the moment
         self._expiring = False
 
@@ -53,25 +60,29 @@ class CallsDesk(Desk):
 
     def changed(self, keys: list[bytes]) -> None:
         """See `Desk`: open tasks are known without a look at those that ended, of which there are many more."""
-        if self._open is None or self._replica is None:
+        replica = self._replica
+        if replica is None or replica is not self._open_of:
             return
         for key in keys:
-            value = self._replica.get(key)
-            (self._open.add if value is not None and is_open(value) else self._open.discard)(key)
+            value = replica.get(key)
+            if value is not None and is_open(value):
+                self._open[key] = read_brief(value)
+            else:
+                self._open.pop(key, None)
 
     async def keep(self, provider: str, task: CallTask) -> None:
         """Queue a task."""
         await self._write(task.message.command_id, msgspec.structs.replace(task, provider=provider))
 
     async def open_tasks(self) -> list[CallState]:
-        """Return the tasks that have not ended, the first due first."""
+        """Return the tasks that have not ended, the first due first, without number and text."""
         replica = self.replica
         if replica is None:
             return []
-        if self._open is None:
-            self._open = {key for key, value in replica.scan(b"") if is_open(value)}
-        states = [state for key in self._open if (state := read_call(replica.get(key))) is not None]
-        return sorted(states, key=lambda one: (one.due_ms, one.task.message.command_id))
+        if self._open_of is not replica:
+            self._open = {key: read_brief(value) for key, value in replica.scan(b"") if is_open(value)}
+            self._open_of = replica
+        return sorted(self._open.values(), key=lambda one: (one.due_ms, one.task.message.command_id))
 
     async def claim(self, actor: str, span_ms: int) -> CallState | None:
         """Take the first free task for an operator; None: there is none.
@@ -148,8 +159,14 @@ class CallsDesk(Desk):
 
     async def _expire_forever(self) -> None:
         while True:
-            for state in await self.open_tasks():
-                if state.over(self.clock_ms()):
-                    await self._tell_delivery(state, "expired", EXPIRED, state.task.until_ms)
-                    await self._write(state.task.message.command_id, CallOutcome(FORMAT, "", EXPIRED))
+            try:
+                await self._expire()
+            except KafkaException as error:
+                log.error("calls.not-expired", error=error.args[0].name())
             await asyncio.sleep(EXPIRE_S)
+
+    async def _expire(self) -> None:
+        for state in await self.open_tasks():
+            if state.over(self.clock_ms()):
+                await self._tell_delivery(state, "expired", EXPIRED, state.task.until_ms)
+                await self._write(state.task.message.command_id, CallOutcome(FORMAT, "", EXPIRED))

@@ -119,6 +119,8 @@ class Desk:
                     await self._first(self._closing, replica.ended)
             except OperatorError as error:
                 log.error("desk.not-open", topic=self._topic, error=str(error))
+            except Exception as error:  # whatever it is: a desk that stays shut would hold its channel up for good
+                log.error("desk.not-open", topic=self._topic, error=type(error).__name__)
             finally:
                 self._replica = None
             await self._first(self._closing, timeout_s=AGAIN_S)

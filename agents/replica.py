@@ -22,7 +22,7 @@ from schemas.errors import OperatorError
 BATCH = 1_000
 POLL_S = 0.2
 PURGE_S = 600.0
-PURGED_AT_ONCE = 100_000
+PURGED_AT_ONCE = 10_000  # between two reads
 
 log = structlog.get_logger("agents.replica")
 
@@ -203,9 +203,8 @@ class Replica:
                     self._tell(self.ready.set)
                 self._apply(self._consumer.consume(BATCH, POLL_S))
                 now = self._clock_ms()
-                if now - last >= PURGE_S * 1000:
+                if now - last >= PURGE_S * 1000 and self._purge(now):
                     last = now
-                    self._purge(now)
         except Exception as error:  # whatever it is: who opened this opens it again, from where the store stands
             log.error("replica.failed", topic=self._topic, error=type(error).__name__)
             self._tell(self.ended.set)
@@ -237,11 +236,14 @@ class Replica:
             self._db.write(batch)
             self._tell(self._wake, list(values))
 
-    def _purge(self, now_ms: int) -> None:
+    def _purge(self, now_ms: int) -> bool:
+        """Drop what is over, a bounded number at once; tells whether that was all."""
         batch = WriteBatch(raw_mode=True)
+        all_seen = True
         end = b"x" + struct.pack(">Q", max(0, now_ms - self._kept_ms))
         for count, mark in enumerate(self._db.keys(from_key=b"x")):
             if mark >= end or count >= PURGED_AT_ONCE:
+                all_seen = mark >= end
                 break
             batch.delete(mark)
             left = self._fold(self.get(mark[9:]), b"", now_ms)
@@ -251,6 +253,7 @@ class Replica:
                 batch.put(b"v" + mark[9:], left)
                 batch.put(b"x" + struct.pack(">Q", now_ms) + mark[9:], b"")
         self._db.write(batch)
+        return all_seen
 
     def _wake(self, keys: list[bytes]) -> None:
         before, self._moved = self._moved, asyncio.Event()

@@ -193,8 +193,13 @@ class Delivery:
             self._take(part, offset, message, rooms)
         self._metrics.gauge("delivery_under_way", len(self._held.jobs), lane=self._lane.name)
 
-    def _take(self, part: _Partition, offset: int, message: KafkaMessage, rooms: dict[str, int] | None) -> None:
-        """Begin the work on a record, or put it aside while its provider has no room. No `rooms`: it was aside."""
+    def _take(
+        self, part: _Partition, offset: int, message: KafkaMessage, rooms: dict[str, int] | None, share: str = ""
+    ) -> None:
+        """Begin the work on a record, or put it aside while its provider has no room.
+
+        No `rooms`: it was aside, for `share`, and stays in that one's share whoever is asked for it by now.
+        """
         value = _bytes(message.value())
         try:
             command = decode_command(value)
@@ -209,8 +214,9 @@ class Delivery:
                 part.jobs[command.command_id].cancelled.set()
             work = self._cancel(part.number, offset, command, before)
         else:
-            provider = self._providers.name_of(command.channel, command.address)
+            provider = share
             if rooms is not None:
+                provider = self._providers.name_of(command.channel, command.address)
                 left = rooms[provider] if provider in rooms else self._room_for_new(provider)
                 rooms[provider] = left - 1
                 if left <= 0:
@@ -355,6 +361,8 @@ class Delivery:
 
     async def _unpark(self, part: _Partition, provider: str) -> int:
         room = min(self._room_of(provider), READ_MAX)
+        if self._providers.count == 1:  # the others left the configuration: what they let by is still aside
+            room = min(room, self._held.room(self._limits))
         if room < max(1, min(READ_MAX, self._limits.under_way // self._providers.count) // 4):
             return 0  # a few at a time would cost a fetch for each
         offsets = part.parked.first(provider, room)
@@ -364,7 +372,7 @@ class Delivery:
         if self._parts.get(part.number) is not part:
             return 0  # given up meanwhile: its next owner reads them
         for message in messages:
-            self._take(part, message.offset() or 0, message, None)
+            self._take(part, message.offset() or 0, message, None, provider)
         part.parked.drop(provider, min(upto, offsets[-1] + 1))
         gone = sum(1 for offset in offsets if offset < upto) - len(messages)
         if gone:

@@ -24,6 +24,7 @@ from sinks.channels.receipts import Told, receipt_event
 FORMAT = 1
 KNOWN_S = 3.0  # a receipt may overtake what its id stands for: the answer to it has just come, here or elsewhere
 WRITE_S = 10.0
+NOTED_MAX = 20_000  # ids that are being written
 
 log = structlog.get_logger("agents.sms")
 
@@ -63,8 +64,11 @@ class SmsReceipts(Desk):
         """Begin to write what an id stands for.
 
         Nobody waits for it: a message must not be sent again because this is slow. A crash before it is written costs
-        the receipt, never a message.
+        the receipt, never a message; so does a topic that takes nothing for long, for what waits is bounded.
         """
+        if len(self._tasks) >= NOTED_MAX:
+            self._metrics.count("sms_ids_lost")
+            return
         self.start(self.append(_key(provider, ident), _encode(SmsId(FORMAT, reference, last))))
 
     async def tell(self, provider: str, told: Told) -> bool:

@@ -98,6 +98,12 @@ def read_call(value: bytes | None) -> CallState | None:
     return _state(value[1:]) if value else None
 
 
+def read_brief(value: bytes) -> CallState:
+    """Read a stored value, but not whom to call and what to say: for many at a time."""
+    state = _state(value[1:])
+    return msgspec.structs.replace(state, task=msgspec.structs.replace(state.task, phone="", text=""))
+
+
 def fold_call(before: bytes | None, value: bytes, at_ms: int) -> bytes | None:
     """Take one record in; one that cannot be read, or does not hold, changes nothing. An empty one ends all."""
     if not value:

@@ -6,6 +6,7 @@ process on a file that is nested without end: so tags are looked at here first.
 """
 
 import re
+from collections.abc import Iterator
 
 import mrml
 from jinja2 import TemplateSyntaxError
@@ -24,9 +25,12 @@ COMPONENTS = frozenset(
         "mj-text", "mj-title", "mj-wrapper",
     }
 )  # fmt: skip
-_JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
+_BEGIN = re.compile(r"\{[{%#]")
+_END = {"{{": "}}", "{%": "%}", "{#": "#}"}
 _OPENING = re.compile(r"\{(?=[{%#])")
-_TAG = re.compile(r"<!--.*?(?:-->|\Z)|<(/?)([A-Za-z][A-Za-z0-9-]*)((?:\"[^\"]*\"|'[^']*'|[^\"'>])*)>", re.DOTALL)
+_TAG = re.compile(  # the last: one that has no end, which is looked for once
+    r"<!--.*?(?:-->|\Z)|<(/?)([A-Za-z][A-Za-z0-9-]*)((?:\"[^\"]*\"|'[^']*'|[^\"'>])*+)>|<[A-Za-z/]", re.DOTALL
+)
 _VOID = frozenset({"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"})
 _PLACE = re.compile(r" at position (\d+):\d+")
 
@@ -39,13 +43,13 @@ def page_of(source: str, name: str) -> str:
     """
     pieces: list[tuple[str, int]] = []
     mark = f"jinja{h128(source)[:10]}"
-
-    def keep(found: re.Match[str]) -> str:
-        pieces.append((found[0], source.count("\n", 0, found.start()) + 1))
+    plain, at = [], 0
+    for start, end in _jinja(source):
         # Lines stay where they are, so that what is wrong further down is told with its line.
-        return f"{mark}x{len(pieces) - 1}x" + "\n" * found[0].count("\n")
-
-    text = _JINJA.sub(keep, source)
+        plain += [source[at:start], f"{mark}x{len(pieces)}x", "\n" * source.count("\n", start, end)]
+        pieces.append((source[start:end], source.count("\n", 0, start) + 1))
+        at = end
+    text = "".join((*plain, source[at:]))
     _check_tags(text, name)
     try:
         page: str = mrml.to_html(text).content
@@ -53,12 +57,26 @@ def page_of(source: str, name: str) -> str:
         raise TemplateSyntaxError(f"not MJML: {_PLACE.sub('', str(error))}", _line(text, str(error)), name) from None
     if len(page) > PAGE_MAX:
         raise TemplateSyntaxError(f"the page has more than {PAGE_MAX} characters", 1, name)
+    kept = set(re.findall(rf"{mark}x(\d+)x", page))
     for number, (piece, line) in enumerate(pieces):
-        if f"{mark}x{number}x" not in page and not piece.startswith("{#"):
+        if str(number) not in kept and not piece.startswith("{#"):
             shown = piece.splitlines()[0][:40]
             raise TemplateSyntaxError(f"MJML drops '{shown}' here: no such attribute, or no text", line, name)
     page = _OPENING.sub("{ ", page)  # of CSS: two that meet would be Jinja's
     return re.sub(rf"{mark}x(\d+)x", lambda found: pieces[int(found[1])][0], page)
+
+
+def _jinja(source: str) -> Iterator[tuple[int, int]]:
+    """Find what is Jinja's. Each kind's end is looked for once in vain, for authors may begin it ever so often."""
+    at, without = 0, set[str]()
+    while (begin := _BEGIN.search(source, at)) is not None:
+        end = -1 if begin[0] in without else source.find(_END[begin[0]], begin.end())
+        if end < 0:
+            without.add(begin[0])
+            at = begin.start() + 1
+        else:
+            at = end + 2
+            yield begin.start(), at
 
 
 def _check_tags(text: str, name: str) -> None:
@@ -67,6 +85,8 @@ def _check_tags(text: str, name: str) -> None:
     for found in _TAG.finditer(text):
         tag = (found[2] or "").lower()
         line = text.count("\n", 0, found.start()) + 1
+        if len(found[0]) == 2:
+            raise TemplateSyntaxError("a tag that has no end", line, name)
         if not tag or (tag in _VOID and not tag.startswith("mj")):
             continue
         if tag == "mj-include":

@@ -40,6 +40,7 @@ COUNT_MAX = 1_000
 FILE_BYTES_MAX = 65_536
 LIMITS = ("member", "address", "ip", "range", "wrong_member", "wrong_ip")
 KEYS = frozenset({"purposes", "destinations", "digits", "lifetime", "attempts", "limits", "spend"})
+KEEPING = frozenset({"inbox", "calls"})  # kinds of providers whose topics hold what they were given
 MILLION = 1_000_000
 _LIMIT = re.compile(r"([0-9]{1,4}) per (\S{1,20})")
 _PREFIX = re.compile(r"\+[1-9][0-9]{0,14}")
@@ -231,6 +232,12 @@ def check_surroundings(rules: Rules, config: ProvidersConfig, templates: Templat
     missing = [name for name in rules.spend if name not in names]
     faults = [f"TIDINGS_OTP: spend.{name}: no such provider in lane transactional" for name in missing]
     for name, purpose in rules.purposes.items():
+        keeping = [spec.name for spec in routes.get(purpose.channel, ()) if spec.kind in KEEPING]
+        if keeping:
+            faults.append(
+                f"TIDINGS_OTP: purposes.{name}: {', '.join(keeping)} keeps texts for 30 days, and so the code;"
+                " set another channel, or another provider in lane transactional"
+            )
         if purpose.channel != EMAIL and purpose.channel not in routes:
             faults.append(f"TIDINGS_OTP: purposes.{name}: nobody carries {purpose.channel}; see docs/channels.md")
         found = check_message(purpose.channel, purpose.template, templates, DATA_NAMES)

@@ -9,6 +9,8 @@ import structlog
 from sinks.channels.circuit import Circuit
 from sinks.outcome import Outcome, ProviderDown
 
+WAITING_MAX = 10_000  # for a place; a lane holds no more
+
 log = structlog.get_logger("sinks.channels")
 
 
@@ -50,8 +52,10 @@ class Bounded:
         return self.circuit.wait_s(asyncio.get_running_loop().time())
 
     def retire(self) -> None:
-        """See `Transport`."""
+        """See `Transport`: whoever has a place by now finds that this provider is not to be asked."""
         self._pace = Pace(0)
+        for _ in range(WAITING_MAX):
+            self._slots.release()
 
     @contextlib.asynccontextmanager
     async def place(self) -> AsyncIterator[None]:

@@ -215,7 +215,11 @@ class Session:
         except smpp34.SmppError:
             pdu = None
         if isinstance(pdu, smpp34.DeliverSm):
-            status = OK if await self._on_receipt(pdu) else TRY_AGAIN
+            try:
+                status = OK if await self._on_receipt(pdu) else TRY_AGAIN
+            except Exception as error:  # whatever it is: without an answer it would stay in the provider's window
+                log.error("smpp.receipt-failed", error=type(error).__name__)
+                status = TRY_AGAIN
         else:
             log.warning("smpp.receipt-unreadable", size=len(body))
             status = NEVER

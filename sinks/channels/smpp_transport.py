@@ -140,22 +140,27 @@ class SmppTransport(Bounded):
                 continue
             if failures:
                 log.info("provider.up", provider=self._name, failures=failures)
-            failures, self._refused, self._session = 0, "", session
+            self._refused, self._session = "", session
             self._moved.set()
+            bound_at = asyncio.get_running_loop().time()
             try:
                 await self._watch(session)
             finally:
                 if session.ended.is_set():
                     self._session = None
+            # Who lets us in only to send us away again is not asked without a pause.
+            steady = asyncio.get_running_loop().time() - bound_at >= RETRY_CAP_S
+            failures = 0 if steady else failures + 1
             self._refused = "session_lost"
+            self._next_try = asyncio.get_running_loop().time() + (_pause_s(failures) if failures > 1 else 0)
             log.warning("smpp.session-lost", provider=self._name)
+            await asyncio.sleep(self._next_try - asyncio.get_running_loop().time())
 
     def _note_failure(self, error: Exception, failures: int) -> None:
         refused = isinstance(error, BindRefused)
         known = isinstance(error, BindRefused) and error.status in _CREDENTIALS
         self._refused = "credentials_refused" if known else str(error) if refused else type(error).__name__
-        wait = min(RETRY_CAP_S, RETRY_BASE_S * 2 ** min(failures - 1, 10))
-        self._next_try = asyncio.get_running_loop().time() + wait
+        self._next_try = asyncio.get_running_loop().time() + _pause_s(failures)
         self._moved.set()
         if failures == 1:
             log.warning("provider.down", provider=self._name, reason=self._refused)
@@ -173,6 +178,10 @@ class SmppTransport(Bounded):
                 await session.request(ENQUIRE)
             except (SessionLost, TimeoutError):
                 session.drop()
+
+
+def _pause_s(failures: int) -> float:
+    return min(RETRY_CAP_S, RETRY_BASE_S * 2.0 ** min(failures - 1, 10))
 
 
 class SmppLink:

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from agents.parking import Held, Limits, Parked, ParkedReader
-from agents.send_one import Job
+from agents.send_one import Job, NoMetrics
 from agents.topics import COMMANDS
 from sinks.channels.config import ProvidersConfig
 from sinks.channels.kinds import read_spec
@@ -20,10 +20,11 @@ SMALL = Limits(under_way=20, waiting=40, connections=2)  # ten each for the mail
 
 
 class Company:
-    """An SMS company that takes calls and answers none while its gate is shut."""
+    """An SMS company that takes calls and answers none but the first `free` ones while its gate is shut."""
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
+        self.free = 0
         self.gate = asyncio.Event()
         self._runner: web.AppRunner | None = None
         self.url = ""
@@ -45,14 +46,15 @@ class Company:
 
     async def _send(self, request: web.Request) -> web.Response:
         self.asked[(await request.json())["id"]] += 1
-        await self.gate.wait()
+        if len(self.asked) > self.free:
+            await self.gate.wait()
         await asyncio.sleep(0.02)
         return web.json_response({"ok": True})
 
-    def config(self) -> ProvidersConfig:
+    def config(self, name: str = "company") -> ProvidersConfig:
         fields = {"to": "{to_digits}", "text": "{text}", "id": "{id}"}
         settings = {"url": self.url, "fields": fields, "connections": 2, "timeout_s": 50}
-        made = read_spec("company", "http", settings)
+        made = read_spec(name, "http", settings)
         return ProvidersConfig({"trigger": {"sms": (made,)}})
 
 
@@ -125,6 +127,59 @@ def cancel_command_of(n: int) -> Any:
     made = cancel_command(n)
     made.member_id = "m0"
     return made
+
+
+async def test_when_another_provider_takes_over_what_was_put_aside_keeps_to_its_share(
+    lab: Lab, company: Company
+) -> None:
+    spare = await Company().start()
+    spare.free = 10  # those that were in hand; then it stands still, too
+    lab.write(*(sms(n) for n in range(120)))
+    known = [company.config()]
+    gauges: list[float] = []
+
+    class Recorder(NoMetrics):
+        def gauge(self, name: str, value: float, **labels: str) -> None:
+            gauges.extend([value] if name == "delivery_parked" and labels["lane"] == "trigger" else [])
+
+    try:
+        async with lab.running(SMALL, config=lambda: known[-1], metrics=Recorder()):
+            await until(lambda: len(company.asked) == 2 and max(gauges, default=0) >= 100)
+            known.append(spare.config("spare"))
+            await until(lambda: len(spare.asked) == 12)  # though two calls to the first are still under way
+            gauges.clear()
+            await until(lambda: len(gauges) >= 25)
+            assert min(gauges) >= 80  # not all in memory because somebody else is asked now
+            company.gate.set()
+            spare.gate.set()
+            await until(lambda: lab.lag() == 0)
+    finally:
+        await spare.stop()
+    assert len(company.asked) == 2 and len(company.asked | spare.asked) == 120
+
+
+async def test_when_one_provider_is_left_what_was_put_aside_keeps_to_the_lanes_bounds(
+    lab: Lab, company: Company
+) -> None:
+    lab.write(*(sms(n) for n in range(120)))
+    both = company.config()
+    alone = ProvidersConfig({"trigger": {"email": both.channels("trigger")["sms"], **both.channels("trigger")}})
+    known = [both]
+    gauges: list[float] = []
+
+    class Recorder(NoMetrics):
+        def gauge(self, name: str, value: float, **labels: str) -> None:
+            gauges.extend([value] if name == "delivery_parked" and labels["lane"] == "trigger" else [])
+
+    async with lab.running(SMALL, config=lambda: known[-1], metrics=Recorder()):
+        await until(lambda: len(company.asked) == 2 and max(gauges, default=0) >= 100)
+        known.append(alone)
+        gauges.clear()
+        await until(lambda: len(gauges) >= 25)
+        assert min(gauges) >= 60  # 40 is all that a lane may hold
+        company.gate.set()
+        await until(lambda: lab.lag() == 0)
+    assert set(company.asked.values()) == {1} and len(company.asked) == 120
 
 
 async def test_beyond_its_bound_nothing_more_is_put_aside(lab: Lab, company: Company) -> None:

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from jinja2 import TemplateSyntaxError
 
-from sinks.mjml import DEPTH_MAX
+from sinks.mjml import DEPTH_MAX, page_of
 from sinks.sandbox import RenderError
 from sinks.templates import Templates, check_template
 
@@ -99,3 +100,15 @@ def test_two_pages_of_one_message_are_an_error(tmp_path: Path) -> None:
     templates = write(tmp_path, FRAME.format(TEXT.format("from mjml")), html="<p>from html</p>")
     assert [f.code for f in check_template("x", templates.files, frozenset())] == ["template-double"]
     assert "from html" in str(templates.render("x", VALUES).html)
+
+
+@pytest.mark.parametrize("hostile", ["<a" * 60_000, '<a "' * 30_000])
+def test_tags_that_never_end_are_looked_at_once(hostile: str) -> None:
+    with pytest.raises(TemplateSyntaxError, match="a tag that has no end"):
+        page_of(hostile, "x.mjml.j2")
+
+
+@pytest.mark.parametrize("hostile", ["{{" * 30_000, "{#{%{{" * 10_000 + "}}"])
+def test_jinja_that_never_ends_is_looked_at_once(hostile: str) -> None:
+    page = page_of(FRAME.format(TEXT.format(hostile)), "x.mjml.j2")
+    assert page.count("{") >= 3

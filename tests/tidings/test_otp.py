@@ -18,6 +18,7 @@ from schemas.codec import decode_command, decode_event
 from schemas.commands import TRANSACTIONAL, SendMessage
 from schemas.errors import OperatorError
 from sinks.channels.config import ProvidersConfig
+from sinks.channels.kinds import read_spec
 from sinks.templates import TemplateFiles
 from streams.otp import Ask, Limit, Rules
 from tests.sinks.channels.samples import spec
@@ -209,6 +210,20 @@ async def test_what_is_no_request_is_answered_and_sends_nothing(
         assert shop.commands() == []
 
 
+async def test_a_request_that_comes_in_pieces_is_read_whole(broker: MemoryBroker) -> None:
+    async with running(kafka_of(broker.bootstrap)) as shop:
+        whole = msgspec.json.encode(ASK)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for at in range(0, len(whole), 10):
+                yield whole[at : at + 10]
+                await asyncio.sleep(0.02)
+
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with shop.session.post(f"{shop.url}/otp", data=pieces(), headers=headers) as answer:
+            assert answer.status == 201
+
+
 async def test_requests_at_the_same_time_are_counted_one_after_the_other(broker: MemoryBroker) -> None:
     async with running(kafka_of(broker.bootstrap)) as shop:
         answers = await asyncio.gather(*(shop.post("/otp", ASK) for _ in range(12)))
@@ -232,6 +247,14 @@ async def test_who_starts_takes_over_and_the_one_before_can_say_nothing_more(tmp
 
 
 # ---------------------------------------------------------------- the rules' file
+
+
+@pytest.mark.parametrize(("channel", "kind"), [("in_app", "inbox"), ("call", "calls")])
+def test_a_code_does_not_go_where_texts_are_kept_for_long(channel: str, kind: str) -> None:
+    rules = load_rules(TEXT.replace("channel: sms", f"channel: {channel}"), "otp.yaml")
+    config = ProvidersConfig({TRANSACTIONAL: {channel: (read_spec("ours", kind, {}),)}})
+    with pytest.raises(OperatorError, match=r"purposes\.login: ours keeps texts"):
+        check_surroundings(rules, config, TemplateFiles(ROOT / "campaigns" / "templates"))
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from tidings.web.routes import (
 SEAT_MS_DEFAULT, SEAT_MS_MAX = 12 * 3_600_000, 30 * 86_400_000
 LEASE_S_DEFAULT, LEASE_S_MAX = 900, 4 * 3_600
 LISTED_MAX = 200
+CALLBACK_MS_MAX = 366 * 86_400_000
 WRITE_S = 20.0
 NAME_MAX = 100
 BODY_BYTES_MAX = 4_096
@@ -118,10 +119,11 @@ class CallPages:
         seat, said = self._seat(request), await _body(request, _Outcome)
         if isinstance(seat, web.Response):
             return seat
-        wanted = f"lease, outcome ({', '.join(OUTCOMES)}), with callback the time callback_at in ms, later than now"
+        wanted = f"lease, outcome ({', '.join(OUTCOMES)}), with callback the time callback_at in ms, within a year"
         if said is None or said.outcome not in OUTCOMES:
             return error_answer(400, "outcome", "must be JSON of an outcome", f"send {wanted}")
-        if (said.outcome == CALLBACK) != (said.callback_at > self._desk.clock_ms()):
+        latest = self._desk.clock_ms() + CALLBACK_MS_MAX
+        if (said.outcome == CALLBACK) != (self._desk.clock_ms() < said.callback_at <= latest):
             return error_answer(400, "callback_at", f"does not fit (got {said.callback_at})", f"send {wanted}")
         try:
             async with asyncio.timeout(WRITE_S):

@@ -6,6 +6,7 @@ with the workers' token. Any delivery worker answers for any member.
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,10 @@ from tidings.web.routes import INBOX_ITEM, INBOX_LIST, INBOX_PASS, INBOX_STREAM,
 PASS_MS_DEFAULT, PASS_MS_MAX = 3_600_000, 30 * 86_400_000
 PAGE, PAGE_MAX = 20, 100
 STREAMS_MAX = 10_000  # of one worker
+STREAMS_OF_MEMBER = 20  # so that one pass cannot take all of them
+STREAM_HEADERS = {
+    "Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no", "Server": "tidings",
+}  # fmt: skip
 COMMENT_S = 15.0  # proxies end what is silent for a minute
 WRITE_S = 10.0
 MARKS = {"read": READ, "click": CLICKED}
@@ -47,6 +52,7 @@ class InboxPages:
         self._secrets = secrets
         self._metrics = metrics
         self._streams = 0
+        self._of_member: Counter[str] = Counter()  # streams
         self._showing: set[str] = set()  # messages that are being marked as shown
 
     def install(self, app: web.Application) -> None:
@@ -117,8 +123,11 @@ class InboxPages:
             return found if isinstance(found, web.Response) else self._not_ready()
         if self._streams >= STREAMS_MAX:
             return unavailable("inbox", f"too many streams (got {self._streams})", "ask again, or start more workers")
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+        if self._of_member[found.name] >= STREAMS_OF_MEMBER:
+            return unavailable("inbox", f"too many streams of one member (got {STREAMS_OF_MEMBER})", "close one")
+        response = web.StreamResponse(headers=STREAM_HEADERS)
         self._streams += 1
+        self._of_member[found.name] += 1
         self._metrics.gauge("inbox_streams", self._streams)
         try:
             await response.prepare(request)
@@ -126,6 +135,9 @@ class InboxPages:
                 await self._tell(response, replica, found, request.headers.get("Last-Event-ID", ""))
         finally:
             self._streams -= 1
+            self._of_member[found.name] -= 1
+            if not self._of_member[found.name]:
+                del self._of_member[found.name]
             self._metrics.gauge("inbox_streams", self._streams)
         return response
 
@@ -137,6 +149,8 @@ class InboxPages:
             told = set(ids[ids.index(last) :] if last in ids else ids)
             await response.write(b": open\n\n")
             while self._desk.clock_ms() < found.until_ms:
+                if self._desk.replica is not replica:
+                    return  # closed, or opened anew: the page asks again, after what it was told last
                 changed.clear()
                 kept = read_inbox(replica.get(key), self._desk.clock_ms())
                 fresh = [one for one in reversed(kept) if one.item.message.command_id not in told]

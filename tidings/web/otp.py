@@ -10,7 +10,7 @@ from aiohttp import web
 
 from streams.otp import LOCKED, USED, Ask, Step, Try
 from tidings.otp import Codes, NotKept
-from tidings.web.routes import OTP, OTP_VERIFY, error_answer, json_answer, unavailable
+from tidings.web.routes import OTP, OTP_VERIFY, body_of, error_answer, json_answer, unavailable
 
 BODY_BYTES_MAX = 4_096
 REFUSED = {"unknown_purpose": 400, "no_member": 400, "invalid_address": 400, "invalid_ip": 400}
@@ -66,8 +66,8 @@ def install_otp(app: web.Application, codes: Codes) -> None:
 
 
 async def _body(request: web.Request, kind: type[_T]) -> _T | web.Response:
-    raw = await request.content.read(BODY_BYTES_MAX + 1)
-    if len(raw) > BODY_BYTES_MAX:
+    raw = await body_of(request, BODY_BYTES_MAX)
+    if raw is None:
         return error_answer(413, "body", f"too large (got more than {BODY_BYTES_MAX} bytes)", "send the fields alone")
     try:
         return msgspec.json.decode(raw, type=kind)

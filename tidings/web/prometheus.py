@@ -214,6 +214,7 @@ DELIVERY_HELP: Mapping[str, str] = {  # by the name under which delivery counts
     "receipt_requests": "Requests of providers that tell what came of a message, by status.",
     "receipts_told": "What providers told, by type of the event.",
     "tracking_requests": "Clicks and opens by kind and status.",
+    "sms_ids_lost": "Ids of text messages that could not be noted: their receipts find nothing.",
     "tracking_lost": "Clicks and opens that could not be written.",
     "call_requests": "Requests of operators by kind and status.",
     "inbox_requests": "Requests to inboxes by kind and status.",
@@ -241,7 +242,13 @@ class DeliveryRecorder:
             "call_requests": {},
             **{
                 name: {(): 0}
-                for name in ("delivery_repeated", "delivery_uncertain", "delivery_cancel_late", "tracking_lost")
+                for name in (
+                    "delivery_repeated",
+                    "delivery_uncertain",
+                    "delivery_cancel_late",
+                    "sms_ids_lost",
+                    "tracking_lost",
+                )
             },
         }
         self._gauges: dict[str, dict[tuple[tuple[str, str], ...], float]] = {

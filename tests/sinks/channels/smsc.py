@@ -43,6 +43,7 @@ class Smsc:
         self.enquired = 0
         self.left = 0
         self.mute = False
+        self.turns_away = False
         self.host = "localhost" if context else "127.0.0.1"
         self._password = password
         self._context = context
@@ -102,7 +103,8 @@ class Smsc:
             self.binds.append((system_id.decode(), password.decode(), system_type.decode(), rest[0]))
             one.bound = password.decode() == self._password
             one.write(BIND | RESPONSE, 0 if one.bound else 0x0E, sequence, b"SMSC\0")
-        elif command & RESPONSE:
+            return not self.turns_away
+        if command & RESPONSE:
             one.waiting.pop(sequence).set_result(status)
         elif command == SUBMIT and one.bound:
             pdu = smpp34.decode(head + body)

@@ -281,6 +281,19 @@ async def test_a_provider_that_is_away_takes_nothing_and_is_found_back(smsc: Sms
     await transport.close()
 
 
+async def test_a_provider_that_sends_us_away_at_once_is_not_asked_again_without_a_pause(smsc: Smsc) -> None:
+    smsc.turns_away = True
+    transport = opened(smsc)
+    await until(lambda: len(smsc.binds) >= 2)
+    seen = len(smsc.binds)
+    await asyncio.sleep(1)
+    assert len(smsc.binds) <= seen + 3 and transport.wait_s() > 0
+    smsc.turns_away = False
+    await until(lambda: transport.wait_s() == 0)
+    assert (await send(transport, request())).status == "sent"
+    await transport.close()
+
+
 async def test_a_refused_bind_says_that_the_credentials_are_wrong(smsc: Smsc) -> None:
     transport = opened(smsc, password="wrong")
     with pytest.raises(ProviderDown, match="credentials_refused"):
@@ -311,6 +324,19 @@ async def test_a_receipt_is_answered_when_it_is_safe_and_else_asked_for_again(sm
     assert await smsc.deliver("STOP", esm_class=0) == 0
     assert await smsc.deliver(receipt_text("ID1", "ENROUTE")) == 0
     assert notes.told == [Told("delivered", "id1"), Told("delivered", "id1")]
+    await transport.close()
+
+
+async def test_a_receipt_that_fails_with_us_is_asked_for_again(smsc: Smsc, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = Notes()
+
+    async def fail(provider: str, told: Told) -> bool:
+        raise RuntimeError("store closed")
+
+    monkeypatch.setattr(notes, "tell", fail)
+    transport = opened(smsc, notes)
+    await send(transport, request())
+    assert await smsc.deliver(receipt_text("ID1", "DELIVRD")) == 0x64
     await transport.close()
 
 

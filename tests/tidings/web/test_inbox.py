@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from agents import desk
 from agents.desks import Desks
 from agents.send_one import NoMetrics
 from schemas.commands import LANES
@@ -19,6 +21,7 @@ from schemas.passes import INBOX, sign_pass
 from sinks.channels.config import ProvidersConfig
 from sinks.channels.kinds import read_spec
 from tests.agents.delivery_lab import Lab, send_command, until
+from tidings.web import inbox
 from tidings.web.desks import install_desks
 from tidings.web.routes import Probes, install
 
@@ -139,6 +142,40 @@ async def test_a_stream_tells_what_is_new_and_after_a_break_what_was_missed(lab:
         await has(client, "ann", 4)
         async with client.get(f"{of('ann')}/events", headers={"Last-Event-ID": f"{3:032x}"}) as stream:
             assert {(await event(stream))[1] for _ in range(2)} == {"About P4", "About P5"}
+
+
+async def test_one_pass_cannot_take_all_streams(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "STREAMS_OF_MEMBER", 2)
+    async with site(lab) as client:
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(2):
+                opened = await stack.enter_async_context(client.get(f"{of('ann')}/events"))
+                assert opened.status == 200 and opened.headers["Cache-Control"] == "no-store"
+            assert (await client.get(f"{of('ann')}/events")).status == 503
+            assert (await stack.enter_async_context(client.get(f"{of('bob')}/events"))).status == 200
+        async with asyncio.timeout(60):
+            while True:
+                async with client.get(f"{of('ann')}/events") as again:
+                    if again.status == 200:
+                        break
+                lab.write(message(time.time_ns() % 1_000_000_000))  # a write shows that nobody reads any more
+                await asyncio.sleep(0.05)
+
+
+async def test_a_stream_ends_when_the_desk_is_opened_anew(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "COMMENT_S", 0.05)
+    monkeypatch.setattr(desk, "AGAIN_S", 0.05)
+    async with site(lab) as client:
+        async with client.get(f"{of('ann')}/events") as stream:
+            assert await stream.content.readline() == b": open\n"
+            monkeypatch.setattr("agents.replica.Replica._apply", fail)
+            async with asyncio.timeout(60):
+                text = await stream.content.read()
+        assert b"HTTP/1.1" not in text  # no second answer inside the first
+
+
+def fail(*_: object) -> None:
+    raise ValueError("unreadable")
 
 
 async def event(stream: aiohttp.ClientResponse) -> tuple[str, str]:
