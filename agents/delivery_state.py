@@ -145,10 +145,12 @@ class DeliveryState:
         return None if raw is None else struct.unpack(">Q", raw)[0]
 
     def load(self, partition: int, entries: Iterable[tuple[str, Entry]], next_offset: int) -> None:
-        """Store what was read from the topic up to `next_offset`, at once."""
+        """Store what was read from the topic up to `next_offset`, at once; which receipts are written stays known."""
         batch = WriteBatch(raw_mode=True)
         for command_id, entry in entries:
-            _put(batch, partition, command_id, entry)
+            known = self.get(partition, command_id) if entry.final else None
+            told = known is not None and known.told and msgspec.structs.replace(entry, told=True) == known
+            _put(batch, partition, command_id, known if known is not None and told else entry)
         batch.put(_offset_key(partition), struct.pack(">Q", next_offset))
         self._db.write(batch)
 

@@ -33,6 +33,18 @@ def test_the_place_to_read_on_moves_only_without_a_gap(tmp_path: Path) -> None:
     state.close()
 
 
+def test_a_step_read_again_does_not_forget_that_its_receipt_is_written(tmp_path: Path) -> None:
+    state = DeliveryState(tmp_path, "cluster")
+    told = msgspec.structs.replace(entry(), told=True)
+    state.put(0, "a", told, 4)
+    state.load(0, [("a", entry())], 5)
+    assert state.get(0, "a") == told
+    later = entry("bounced")
+    state.load(0, [("a", later)], 6)
+    assert state.get(0, "a") == later
+    state.close()
+
+
 def test_another_cluster_empties_the_store(tmp_path: Path) -> None:
     state = DeliveryState(tmp_path, "one")
     state.load(0, [("a", entry())], 5)
