@@ -7,7 +7,7 @@ ARGS ?=
 SEEDS ?= 1..500
 FAULTS_SHORT ?=
 # Most of the tests' time is waiting for sessions, timers and outages, not work.
-WORKERS ?= 4
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up test lint format bench compiled faults simulate lock clean venv venv-dev
