@@ -136,15 +136,17 @@ class Lab:
         self._stack.close()
 
     def _open_broker(self, stack: ExitStack) -> None:
+        self._doors: list[int] = []
         if self._clustered:  # without proxies: each worker knows all nodes
-            self._doors, self._proxied = [], [0] * DOORS
+            self._proxied = [0] * DOORS
             self.cluster = Cluster(self.home, Settings.from_env().cache_dir)
             stack.callback(self.cluster.close)
             self.bootstrap = self.cluster.bootstrap
             return
-        self._doors = [_free_port(0) for _ in range(DOORS)]
+        for _ in range(DOORS):
+            self._doors.append(_free_port(0, self._doors))
         self._proxied = [self.proxies.add(port) for port in self._doors]
-        self._port = _free_port(0)
+        self._port = _free_port(0, self._doors)
         self.start_broker()
         stack.callback(lambda: self.broker.kill())
         self.bootstrap = self.broker.bootstrap

@@ -82,10 +82,10 @@ def run_schedule(schedule: Schedule, home: Path, long: bool = False) -> Result:
 def spelled(result: Result) -> dict[str, Any]:
     """A result as JSON can hold it."""
     return {
-        **{
-            name: getattr(result, name)
-            for name in ("seed", "seconds", "trouble", "own_ends", "starts_s", "changelog", "phases")
-        },
+        **{name: getattr(result, name) for name in ("seed", "seconds", "own_ends", "starts_s", "changelog", "phases")},
+        "trouble": result.trouble.replace(
+            f"{Path(__file__).parents[2]}/", ""
+        ),  # results are published: no path of ours
         "strikes": [vars(strike) for strike in result.strikes],
         "verdict": vars(result.verdict),
     }

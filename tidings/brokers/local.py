@@ -19,6 +19,7 @@ import subprocess
 import time
 import uuid
 from base64 import urlsafe_b64encode
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 
@@ -153,7 +154,8 @@ class LocalBroker:
                 return
 
     def _start(self, java: str, port: int, heap_mb: int, partitions: int, lock: int) -> None:
-        controller_port = _free_port(0)
+        listening = {port, *map(int, re.findall(r"://[^,:]+:(\d+)", self._more))}
+        controller_port = _free_port(0, listening)
         bootstrap = f"{HOST}:{port}"
         text = (PROPERTIES + self._more).format(
             host=HOST, port=port, controller_port=controller_port, log_dir=self.home / "log", partitions=partitions
@@ -309,14 +311,16 @@ def _cluster_id(home: Path) -> str | None:
     return None
 
 
-def _free_port(wanted: int) -> int:
-    """Return `wanted` if it can be listened on, else another one.
+def _free_port(wanted: int, taken: Collection[int] = ()) -> int:
+    """Return `wanted` if it can be listened on, else another one, none of those `taken`.
 
     Not one that the system picks: those are also the source ports of outgoing connections, and one of them could take
     the port before Kafka listens.
     """
     picks = random.SystemRandom()
     for port in [wanted] * (wanted > 0) + [picks.randrange(*PORTS) for _ in range(50)]:
+        if port in taken:
+            continue
         with socket.socket() as probe:
             # As Kafka does: connections of the run before, still closing, do not make the port unusable.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

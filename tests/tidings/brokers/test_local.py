@@ -118,7 +118,9 @@ def test_a_port_taken_by_another_kafka_after_the_look_is_left_for_another(tmp_pa
     look = local._free_port
     with LocalBroker(tmp_path / "first", CACHE) as first:
         port = int(first.bootstrap.rpartition(":")[2])
-        monkeypatch.setattr(local, "_free_port", lambda wanted: port if wanted == port else look(wanted))
+        monkeypatch.setattr(
+            local, "_free_port", lambda wanted, taken=(): port if wanted == port else look(wanted, taken)
+        )
         with LocalBroker(tmp_path / "second", CACHE, port=port) as second:
             assert second.bootstrap != first.bootstrap
             assert running(tmp_path / "second") == second.bootstrap
@@ -199,3 +201,9 @@ def test_every_pinned_jar_has_a_hash_and_kafka_is_among_them():
 def test_no_local_broker_running_is_an_operators_error(tmp_path):
     with pytest.raises(OperatorError, match="no local broker runs on this data"):
         attach(Settings.from_env({"TIDINGS_BROKER": "local", "TIDINGS_DATA_DIR": str(tmp_path)}))
+
+
+def test_a_port_of_another_listener_is_not_taken_for_a_second_one(monkeypatch):
+    port = local._free_port(0)
+    monkeypatch.setattr(local, "PORTS", (port, port + 2))
+    assert local._free_port(0, {port + 1}) == port
