@@ -1,5 +1,6 @@
 """Whether an event is one that a journey looks out for."""
 
+from collections.abc import Collection
 from typing import Any
 
 from streams.flows.plan import AwaitedPlan
@@ -24,10 +25,13 @@ def concerns(term: AwaitedPlan, moment: Moment, plan: Plan, journey: Journey, al
 
 def keyed(moment: Moment, plan: Plan, journey: Journey) -> bool:
     """Tell whether an event carries the journey's value of `same`."""
-    if plan.keys_of is None:
-        return True
-    mine = journey.key
-    for key, _ in moment.keys_for(plan):  # noqa: SIM110 asked of each journey at each event: any() costs twice that
-        if key == mine:
-            return True
-    return False
+    return plan.keys_of is None or any(key == journey.key for key, _ in moment.keys_for(plan))
+
+
+def keys_met(moment: Moment, plan: Plan) -> Collection[Any] | None:
+    """List the keys of the journeys that may look up at an event, none where its type is nothing to them; None: all."""
+    if moment.type not in plan.flow.types:
+        return ()
+    if moment.type not in plan.flow.keyed_types or plan.keys_of is None:
+        return None
+    return [key for key, _ in moment.keys_for(plan)]

@@ -20,7 +20,7 @@ from streams.arbiter import Defer
 from streams.decide import Arbiter, Match, Place, note
 from streams.epoch import Epoch
 from streams.flows import acts, cascade
-from streams.flows.awaited import concerns, keyed
+from streams.flows.awaited import concerns, keys_met
 from streams.flows.plan import OUTCOME, FlowPlan, chosen
 from streams.flows.receipts import DELIVERED, told
 from streams.flows.times import wait_end
@@ -114,13 +114,21 @@ class Journeys:
         """
         if moment.too_old:
             return False
-        moved, type_, settled = False, moment.type, self._registry.settled
+        moved, settled = False, self._registry.settled
+        seen: dict[str, Any] = {}  # by version: since where it runs, and keys of its journeys that may look up
         for journey in list(member.journeys):
-            plan = settled(journey) or self._plan(member, journey, at)
-            if plan is None or type_ not in plan.flow.types or moment.e < journey.e_anchor:
-                continue
-            if type_ in plan.flow.keyed_types and not keyed(moment, plan, journey):
+            known = seen.get(journey.version)
+            if known is not None and journey.joined >= known[0] and journey.key not in known[1]:
                 continue  # most events of a member are about something else than most of its journeys
+            own = settled(journey)
+            plan = own or self._plan(member, journey, at)
+            if plan is None:
+                continue
+            keys = keys_met(moment, plan)
+            if own is not None and keys is not None:
+                seen[journey.version] = (plan.since_offset, keys)
+            if (keys is not None and journey.key not in keys) or moment.e < journey.e_anchor:
+                continue
             cause = Cause(plan, member, journey, at, None, moment.event_id)
             self._guard(cause, partial(self._see, cause, moment))
             moved = True
