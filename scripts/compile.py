@@ -1,10 +1,9 @@
 """Compile the core with mypyc: `.venv/bin/python scripts/compile.py`. Needs a C compiler and the developer's packages.
 
 Pure Python is the reference and stays beside it; tests/streams/test_compiled.py holds the two to the same bytes.
-Does nothing where a build of the present sources is there. `--optional`: without a C compiler say so and end well.
+Does nothing where a build of the present sources by the present mypyc is there.
 """
 
-import argparse
 import contextlib
 import os
 import shutil
@@ -13,6 +12,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
 
@@ -21,6 +21,8 @@ sys.path.insert(0, str(ROOT))
 
 from tidings.compiled import BUILT, DONE, key  # noqa: E402 - the root must be on the path first
 
+NEW = ".new-"  # what a build is called until it is done
+ABANDONED_S = 3_600  # a build takes minutes: one this old was killed
 KEPT = 4  # builds of other sources kept beside the new one: other checkouts may share the folder
 # The way of an event through the core. Structs of msgspec cannot be compiled, nor what has weak
 # references (tables/hot.py): their modules stay out.
@@ -58,24 +60,18 @@ MODULES = (
 
 def main() -> None:
     """Build, unless it is done."""
-    parser = argparse.ArgumentParser(description="Compile the core with mypyc.")
-    parser.add_argument("--optional", action="store_true", help="without a C compiler: say so and end well")
-    optional = parser.parse_args().optional
-    place = BUILT / key()
-    if (place / DONE).is_file():
+    place, maker = BUILT / key(), f"mypy {version('mypy')}"
+    if is_made_by(maker, place):
         print("compile: the core is compiled already")
         return
     compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
     if shutil.which(compiler) is None:
-        message = f"compile: no C compiler (got '{compiler}'); install gcc, or go on without: pure Python does the same"
-        if optional:
-            print(message)
-            return
-        sys.exit(message)
+        sys.exit(f"compile: no C compiler (got '{compiler}'); install gcc, or go on without: pure Python does the same")
     BUILT.mkdir(parents=True, exist_ok=True)
+    sweep(BUILT, time.time())
     started, log = time.monotonic(), BUILT / "build.log"
     print(f"compile: {len(MODULES)} modules, about a minute …", flush=True)
-    with tempfile.TemporaryDirectory(dir=BUILT, prefix=".new-") as new:
+    with tempfile.TemporaryDirectory(dir=BUILT, prefix=NEW) as new:
         try:
             build(Path(new), log)
         except (Exception, SystemExit) as error:
@@ -83,13 +79,28 @@ def main() -> None:
             sys.exit(message)
         if key() != place.name:
             sys.exit("compile: a source changed meanwhile; run it again")
-        (Path(new) / "lib" / DONE).touch()
+        (Path(new) / "lib" / DONE).write_text(maker)
         with contextlib.suppress(OSError):  # somebody else was faster
+            if place.is_dir():  # by another mypyc, or interrupted; processes that run it go on with what they have open
+                place.rename(Path(new) / "old")
             (Path(new) / "lib").rename(place)
     older = sorted((path for path in BUILT.iterdir() if (path / DONE).is_file()), key=lambda path: path.stat().st_mtime)
     for path in older[: -1 - KEPT]:
         shutil.rmtree(path, ignore_errors=True)
     print(f"compile: done in {time.monotonic() - started:.0f} s")
+
+
+def is_made_by(maker: str, place: Path) -> bool:
+    """Tell whether a build is there, done, and by this version of mypyc."""
+    return (place / DONE).is_file() and (place / DONE).read_text() == maker
+
+
+def sweep(built: Path, now: float) -> None:
+    """Remove what builds left that were killed."""
+    for path in built.glob(f"{NEW}*"):
+        with contextlib.suppress(OSError):  # its own process has removed it meanwhile
+            if path.stat().st_mtime < now - ABANDONED_S:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def build(new: Path, log: Path) -> None:

@@ -165,7 +165,7 @@ class PartitionEngine(Memory):
     def _close(self) -> Epoch:
         out = self._out
         for member in self._changed.values() if self._durable else ():
-            wake = next_wake(member, self.registry.live, self.clock_ms)
+            wake = next_wake(member)
             key = member.member_id.encode()
             if wake != member.hint:
                 out.hints.append((key, member.hint, wake))
@@ -210,7 +210,7 @@ class PartitionEngine(Memory):
         special = type_ in SPECIAL_TYPES
         changed = special and type_ in FOLDED_TYPES and self._fold(record, member, event, e)
         if registry.dated and arm_dates(registry.dated, member, self.clock_ms, changed):
-            self._schedule(member, next_wake(member, registry.live, self.clock_ms))
+            self._schedule(member, next_wake(member))
         if special:
             self._touch(member, event, event_id, e, append_ms)
         route, data = registry.routes.get(type_), event.data
@@ -437,15 +437,15 @@ class PartitionEngine(Memory):
         if None in found:
             self._load([member_id for member_id in due_ids if member_id not in members])
         due = [member or members[member_id] for member, member_id in zip(found, due_ids, strict=True)]
-        queue = queue_timers(due, record.offset, self.registry.live, self.clock_ms)
+        queue = queue_timers(due, record.offset, self.registry, self.clock_ms)
         while queue:
             self._fire_one(queue, heappop(queue), record)
         if self._arbiter.asked:
             self._hold_contest(record, TIMERS)
         for member in due:
-            wake = next_wake(member, self.registry.live, self.clock_ms)
-            if self._durable and wake != member.hint:  # also if its campaign was edited meanwhile: the store must be
-                self._changed[member.member_id] = member  # able to give every timer again
+            wake = next_wake(member)
+            if self._durable and wake != member.hint:  # also if a date was only looked at, or moved by an edit: the
+                self._changed[member.member_id] = member  # store must be able to give every timer again
             self._schedule(member, wake)
 
     def _fire_one(self, queue: list[tuple[Any, ...]], entry: tuple[Any, ...], record: Record) -> None:
@@ -460,9 +460,8 @@ class PartitionEngine(Memory):
             return
         state: PlanState = entry[6]
         instance: Instance | None = entry[7]
-        plan = self.registry.live.get(plan_id)
-        if instance is not None and (plan is None or plan.version != instance.version):
-            plan = self.registry.plan_of(plan_id, instance.version)
+        version = instance.version if instance is not None else state.armed[2] if state.armed is not None else ""
+        plan = self.registry.plan_of(plan_id, version)
         if plan is None:
             if plan_id in member.plans:
                 self._withdraw(member, plan_id)
@@ -473,7 +472,7 @@ class PartitionEngine(Memory):
         out: list[Outcome] = []
         try:
             if instance is None:
-                fire_date(plan, state, member, record.offset, self.clock_ms, out, self.registry.life)
+                fire_date(plan, state, member, record.offset, self.clock_ms, out, self.registry)
             elif instance in state.instances:
                 reach_deadline(plan, state, member, instance, record.offset, out)
         except Exception as error:  # as in _match_plan

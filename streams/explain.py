@@ -154,7 +154,7 @@ def _next_date(tracer: Tracer, plan: Plan) -> dict[str, Any] | None:
         "attribute": None if path is None else f"member.{path}",
         "date": armed[1] if armed else None,
         "due": _at(armed[0]) if armed else None,
-        "fires_at": _at(armed[0] + plan.campaign.lateness_ms) if armed else None,
+        "fires_at": _at(max(armed[3], armed[0] + plan.campaign.lateness_ms)) if armed else None,
     }
 
 

@@ -16,34 +16,54 @@ SAID = {CAMPAIGN_PAUSED: PAUSED, CAMPAIGN_DRAINED: DRAINING}
 LOOK_MS_MAX = 86_400_000
 PAUSE_STEP_MS = 15 * 60_000  # how often what a pause holds asks again: what waited leaves spread over as long
 NEVER_MS = 2**62
+HELD_MS = 8 * 86_400_000  # a date is decided at most 7 days after it came: the longest lateness
+HELD_MAX = 8  # spans; an operator who pauses more often within a lateness is forgotten the first ones
 
 
 class Life:
     """What operators said of the campaigns of one partition.
 
     `said`: by id, `paused` or `draining`; others run. `stops`: by id, the offset of the record that stopped it last:
-    journeys begun before it are over.
+    journeys begun before it are over. `held`: by id, the last spans of the clock in which it was paused or drained,
+    oldest first, the end NEVER_MS while it still is: a date is decided a lateness after it came.
     """
 
-    __slots__ = ("said", "stops")
+    __slots__ = ("said", "stops", "held")
 
     def __init__(self) -> None:
         """Begin with nothing said."""
         self.said: dict[str, str] = {}
         self.stops: dict[str, int] = {}
+        self.held: dict[str, list[tuple[int, int]]] = {}
 
-    def follow(self, name: str, type_: str, *, runs: bool) -> bool:
+    def follow(self, name: str, type_: str, clock_ms: int, *, runs: bool) -> bool:
         """Take a control record about a campaign; tell whether it changes anything. `runs`: there is such a campaign.
 
         A pause of a draining campaign makes it paused: resumed, it begins journeys again.
         """
         if type_ == CAMPAIGN_RESUMED:
-            return self.said.pop(name, None) is not None
+            return self.release(name, clock_ms)
         wanted = SAID[type_]
         if not runs or self.said.get(name) == wanted:
             return False
+        if name not in self.said:
+            known = [span for span in self.held.get(name, ()) if span[1] > clock_ms - HELD_MS]
+            self.held[name] = [*known, (clock_ms, NEVER_MS)][-HELD_MAX:]
         self.said[name] = wanted
         return True
+
+    def release(self, name: str, clock_ms: int) -> bool:
+        """Let a campaign begin again; tell whether it was paused or drained."""
+        if self.said.pop(name, None) is None:
+            return False
+        if name in self.held:
+            self.held[name][-1] = (self.held[name][-1][0], clock_ms)
+        return True
+
+    def forget(self, name: str) -> None:
+        """Learn that a campaign is over."""
+        self.said.pop(name, None)
+        self.held.pop(name, None)
 
     def begins(self, plan: Plan, clock_ms: int) -> bool:
         """Tell whether a live campaign begins something at a clock."""
@@ -53,9 +73,11 @@ class Life:
         """Name the state of a live campaign at a clock."""
         return self.said.get(plan.id) or state_by_dates(plan.campaign, clock_ms)
 
-    def free(self, name: str) -> bool:
-        """Tell whether operators let a campaign begin something, whatever its dates."""
-        return name not in self.said
+    def free_at(self, name: str, due_ms: int) -> bool:
+        """Tell whether operators let a campaign begin something at a clock not long ago, whatever its dates."""
+        if name in self.said and name not in self.held:  # a store from before `held`
+            return False
+        return all(not begin <= due_ms < end for begin, end in self.held.get(name, ()))
 
     def pauses(self, name: str) -> bool:
         """Tell whether a campaign is paused."""

@@ -40,6 +40,7 @@ META_TEXT = b"\x00campaign/"  # + id/version: [path, text]
 SUSPENDED = "suspended"  # stopped because it raised too often (streams/breaker.py); publishing it again closes that
 HELD_BACK = "drained"  # a live version that its operator lets drain; `draining` are versions that were replaced
 STOP = "stop"  # a row without a version: since when journeys of a campaign are over
+HELD = "held"  # likewise: a span of the clock, until and since, in which a campaign was paused or drained
 POLICY = "policy"  # the row of the policies in force, under POLICY_NAME, which no campaign can be called
 POLICY_NAME = "policies.yaml"
 
@@ -147,6 +148,8 @@ class Registry:
             for p, state in self._states()
         ]  # fmt: skip
         rows += [[name, "", STOP, 0, offset, 0] for name, offset in sorted(self.life.stops.items())]
+        for name, spans in sorted(self.life.held.items()):
+            rows += [[name, "", HELD, end_ms, 0, begin_ms] for begin_ms, end_ms in spans]
         if self.policy is not None:
             rows.append([POLICY_NAME, self.policy.version, POLICY, self.partitions, *self._policy_at])
         return rows
@@ -172,6 +175,9 @@ class Registry:
         for name, version, state, until, since_offset, since_ms, *edit in listed:
             if state == STOP:
                 self.life.stops[name] = since_offset
+                continue
+            if state == HELD:
+                self.life.held.setdefault(name, []).append((since_ms, until))
                 continue
             if self.fixed:
                 self._restore_given(name, state, since_offset, since_ms)
@@ -253,13 +259,13 @@ class Registry:
         if type_ == CAMPAIGN_STOPPED:
             if plan is not None:
                 self.stopped[name] = _since(plan, self._offset, clock_ms)
-                self.life.said.pop(name, None)
+                self.life.forget(name)
             if plan is not None or self.newest(name) is not None:
                 self.life.stops[name] = self._offset
                 self._withdraw(name)
             return
         paused = self.life.pauses(name)
-        if not self.life.follow(name, type_, runs=plan is not None):
+        if not self.life.follow(name, type_, clock_ms, runs=plan is not None):
             return
         for ref in [ref for ref in self._until if paused and ref[0] == name]:  # it stood still meanwhile
             self._until[ref] = clock_ms + self._versions[ref].horizon_ms()
@@ -272,7 +278,7 @@ class Registry:
         if stopped is not None:
             self._add(_since(stopped, self._offset, clock_ms), LIVE, 0)
         elif self.life.said.get(name) == DRAINING:
-            del self.life.said[name]
+            self.life.release(name, clock_ms)
         else:
             return
         self._change()
@@ -336,7 +342,7 @@ class Registry:
         if self.suspended.pop(name, None) is not None or self.stopped.pop(name, None) is not None:
             self._change()
         if self.life.said.get(name) == DRAINING:  # published again it begins again; a pause stays
-            del self.life.said[name]
+            self.life.release(name, clock_ms)
             self._change()
             self._rebuild()
         old = self.live.get(name)
@@ -372,7 +378,7 @@ class Registry:
             self._change()
         elif self.suspended.pop(name, None) is not None or self.stopped.pop(name, None) is not None:
             self._change()
-        self.life.said.pop(name, None)
+        self.life.forget(name)
         self._withdraw(name)
 
     def _withdraw(self, name: str) -> None:

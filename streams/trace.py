@@ -356,7 +356,7 @@ class Tracer:
 
     def _armed(self) -> dict[str, tuple[int, str]]:
         member = self.member
-        return {n: s.armed for n, s in member.plans.items() if s.armed} if member is not None else {}
+        return {n: s.armed[:2] for n, s in member.plans.items() if s.armed} if member is not None else {}
 
     def _sync(
         self, before: dict[int, Before], moment: Moment | None, counts: dict[str, dict[Any, list[Any]]] | None = None

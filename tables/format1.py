@@ -5,6 +5,7 @@
 
 from typing import Any
 
+from schemas.campaign import DEFAULT_LATENESS_MS
 from tables.digests import DIGEST_BYTES, digest_of
 from tables.member_state import NEVER, NO_MAP, NO_ROWS, NOTES_MAX, Fired, Instance, Member, PlanState
 
@@ -31,7 +32,7 @@ def _plan(packed: list[Any]) -> PlanState:
     state.fired = {_key(key): times for key, times in fired} or NO_MAP
     # These firings have a note of their own: the entry brings none.
     state.late = tuple(_fired(*row) for row in late)
-    state.armed = (armed[0], armed[1]) if armed is not None else None
+    state.armed = (armed[0], armed[1], "", armed[0] + DEFAULT_LATENESS_MS) if armed is not None else None
     state.fired_ids = b"".join(n.to_bytes(_ID_BYTES, "big")[:DIGEST_BYTES] for n in fired_ids)
     return state
 

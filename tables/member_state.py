@@ -130,13 +130,17 @@ class Fired(NamedTuple):
     digest: bytes
 
 
+Armed = tuple[int, str, str, int]
+"""A calendar date: due in ms, label, the version it is of ("": not known), the clock value to look at it."""
+
+
 class PlanState:
     """What one campaign remembers of one member.
 
     `instances`: oldest first. `counts`: per key, what the first step has counted and not yet spent. `fired`: clock
     values of firings per cap key, ascending, only as many as the caps need. `late`: recent absence firings, newest
     last, at most 4. `fired_ids`: digests of the instance ids that fired and are not in `late`, newest last, at most 16.
-    `armed`: (due_ms, label) of the next calendar date, None if the campaign has none.
+    `armed`: the next calendar date, None if the campaign has none.
     """
 
     __slots__ = ("instances", "counts", "counts_version", "fired", "late", "armed", "fired_ids")
@@ -147,7 +151,7 @@ class PlanState:
         self.counts_version = ""
         self.fired: dict[Key, list[int]] = NO_MAP
         self.late: Sequence[Fired] = NO_ROWS
-        self.armed: tuple[int, str] | None = None
+        self.armed: Armed | None = None
         self.fired_ids = b""
 
     def empty(self) -> bool:

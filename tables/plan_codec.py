@@ -8,6 +8,7 @@ Neighbours that are alike share one group of columns; any other instance has a r
 from collections.abc import Sequence
 from typing import Any
 
+from schemas.campaign import DEFAULT_LATENESS_MS
 from tables.digests import digest_of
 from tables.member_state import NEVER, NO_MAP, NO_ROWS, Fired, Instance, PlanState
 
@@ -30,7 +31,8 @@ def pack_plan(state: PlanState, base: int, applied: int, digests: list[bytes]) -
         packed.append([[key, [base - at for at in times]] for key, times in state.fired.items()])
         packed.append([[key, entries] for key, entries in state.counts.items()])
         packed.append(state.counts_version if state.counts else "")
-        packed.append(state.armed)
+        armed = state.armed
+        packed.append(armed and [*armed[:3], armed[3] - armed[0]])
     while not packed[-1]:
         packed.pop()
     return packed
@@ -56,7 +58,9 @@ def unpack_plan(packed: list[Any], base: int, applied: int, digests: list[bytes]
         state.counts = {_key(key): entries for key, entries in packed[4]} or NO_MAP
         state.counts_version = packed[5]
     if count > 6:
-        state.armed = (packed[6][0], packed[6][1])
+        due, label, *settled = packed[6]  # an older build wrote these two alone
+        version, span = settled or ("", DEFAULT_LATENESS_MS)
+        state.armed = (due, label, version, due + span)
     return state
 
 

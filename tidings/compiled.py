@@ -2,7 +2,8 @@
 
 The same sources, read by mypyc. What was built lies in `.cache/compiled/<key>`, apart from the sources; `key` is a
 hash of every source it was made from, and of the interpreter. After any edit the key is another one, so what is older
-is never found, and plain Python runs. Must be called before the core is imported.
+is never found, and plain Python runs. Which mypyc made it is in its file `done`: production has none to compare with.
+Must be called before the core is imported.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from tidings.config import environment_value
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / ".cache" / "compiled"
 SOURCES = ("schemas", "tables", "streams")
-DONE = "done"  # written last: a build that was interrupted is none
+DONE = "done"  # written last, with the name of its maker: a build that was interrupted is none
 _in_use: set[str] = set()
 
 

@@ -44,8 +44,9 @@ def issue(
             journey.instance_id, step.name, points, at.clock_ms, at.append_ms, journey.anchor, step.reason, expires,
         ), DONE  # fmt: skip
     attribute = ATTRIBUTE_OF[step.what]
-    marks = _marked(member.profile.get(attribute), step)
-    if len(marks) > MARKS_MAX:
+    before = _known(member.profile.get(attribute))
+    marks = _marked(before, step)
+    if len(marks) > max(MARKS_MAX, len(before)):  # a profile event may have brought more: taking away needs no room
         return None, MARKS_FULL
     member.profile = {**member.profile, attribute: marks}
     kind = UpdateTags if step.what == "tag" else UpdateSegments
@@ -63,8 +64,11 @@ def _points(values: Values, member: Member, journey: Journey, at: Place, aliases
     return float(value) if 0 < value <= POINTS_MAX else None
 
 
-def _marked(known: Any, step: MarkStep) -> list[Any]:
+def _known(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _marked(before: list[Any], step: MarkStep) -> list[Any]:
     """Give the marks after a step: those known and not removed, then the new ones, in the order written."""
-    before = known if isinstance(known, list) else [] if known is None else [known]
     kept = [mark for mark in before if mark not in step.remove]
     return [*kept, *(mark for mark in step.add if mark not in kept)]

@@ -5,10 +5,11 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from agents.topics import EVENTS
+from schemas.errors import OperatorError
 from tests.e2e.product import Product, now_ms, until
 from tidings.brokers.admin import create_topics
 from tidings.config import Settings
-from tidings.producing import Sender
+from tidings.producing import ATOMIC_MS, Sender
 
 pytestmark = pytest.mark.kafka
 
@@ -41,7 +42,7 @@ def read_committed(settings: Settings, seconds: float) -> list[bytes]:
 
 def test_records_of_an_atomic_sender_are_seen_from_its_commit_on_and_not_before(fresh):
     create_topics(fresh)
-    sender = Sender(fresh, EVENTS, atomic=True)
+    sender = Sender(fresh, EVENTS, atomic_ms=ATOMIC_MS)
     for number in range(100):
         sender.send(b"%d" % number, b"m1")
     sender.flush()
@@ -52,9 +53,18 @@ def test_records_of_an_atomic_sender_are_seen_from_its_commit_on_and_not_before(
     assert read_committed(fresh, 60)[:3] == [b"0", b"1", b"2"]
 
 
+def test_more_time_than_the_brokers_allow_is_refused_with_the_setting_to_change(fresh):
+    create_topics(fresh)
+    with pytest.raises(
+        OperatorError, match=r"no transaction of 16m .*INVALID_TRANSACTION_TIMEOUT.*transaction\.max\.tim"
+    ) as told:
+        Sender(fresh, EVENTS, atomic_ms=16 * 60_000)
+    assert told.value.exit_code == 3
+
+
 def test_of_an_atomic_sender_with_a_record_that_was_not_taken_nothing_is_seen(fresh):
     create_topics(fresh)
-    sender = Sender(fresh, EVENTS, atomic=True)
+    sender = Sender(fresh, EVENTS, atomic_ms=ATOMIC_MS)
     sender.send(b"good", b"m1")
     sender.send(b"x" * (50 << 20), b"m1")
     sender.commit()
@@ -70,10 +80,10 @@ def test_what_a_transaction_took_back_decides_nothing_and_its_end_holds_up_no_ti
     with Product(fresh) as product:
         product.publish("carts", CAMPAIGN)
         product.send(event(0, "member.registered", email="m1@shop.example", consent={"email": True}))
-        taken_back = Sender(fresh, EVENTS, atomic=True)
+        taken_back = Sender(fresh, EVENTS, atomic_ms=ATOMIC_MS)
         taken_back.send(event(1, "cart.item.added", name="Kettle"), b"m1")
         taken_back.abort()
-        committed = Sender(fresh, EVENTS, atomic=True)
+        committed = Sender(fresh, EVENTS, atomic_ms=ATOMIC_MS)
         committed.send(event(2, "cart.item.added", name="Lamp"), b"m1")
         committed.commit()
         assert committed.trouble() == ""

@@ -1,6 +1,6 @@
 """What the views say of control groups and of variants, by numbers counted by hand."""
 
-from pathlib import Path
+import itertools
 from typing import Any
 
 import pytest
@@ -17,17 +17,28 @@ AT = 1_763_000_000_000
 HOUR = 3_600_000
 
 
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory):
+    found = Warehouse(Target(path=tmp_path_factory.mktemp("groups") / "chdb"))
+    found.migrate()
+    yield found
+    found.close()
+
+
 @pytest.fixture
-def warehouse(tmp_path: Path):
-    opened = Warehouse(Target(path=tmp_path / "chdb"))
-    opened.migrate()
-    yield opened
-    opened.close()
+def warehouse(opened: Warehouse):
+    for table in ("events", "receipts", "messages", "member_commands", "decisions", "attributions"):
+        opened.client().command(f"TRUNCATE TABLE {table}")
+    return opened
 
 
-def fill(warehouse: Warehouse, topic: str, values: list[bytes], token: str = "t") -> None:
+tokens = itertools.count()
+
+
+def fill(warehouse: Warehouse, topic: str, values: list[bytes]) -> None:
+    """Insert what a topic holds; the token is a new one each time, so that repeats are stored twice."""
     for table, columns in build(topic, 0, [LogRecord(n, AT, v) for n, v in enumerate(values)]).columns.items():
-        warehouse.insert(table, columns, f"{topic} {token}")
+        warehouse.insert(table, columns, f"{table} {next(tokens)}")
 
 
 def decided(member: str, outcome: str, reason: str, at: int = AT, **inputs: Any) -> bytes:
@@ -64,9 +75,9 @@ def test_uplift_counts_orders_of_both_arms_in_the_window_after_the_exposure(ware
         order("t2", AT - 1, 99.0), order("t2", AT + HOUR, 99.0),
         order("c1", AT + 5, 7.0), order("c1", AT + 2 * HOUR, 99.0), order("x1", AT, 99.0),
     ]  # fmt: skip
-    for token in ("first", "second"):  # stored twice until a merge
-        fill(warehouse, "decisions", decisions, token)
-        fill(warehouse, "events", orders, token)
+    for _ in range(2):  # stored twice until a merge
+        fill(warehouse, "decisions", decisions)
+        fill(warehouse, "events", orders)
     (row,) = rows(warehouse, "SELECT * FROM uplift")
     assert (row["campaign"], row["group"]) == ("c", "control")
     assert (row["treated"], row["control"]) == (2, 4)
@@ -75,6 +86,61 @@ def test_uplift_counts_orders_of_both_arms_in_the_window_after_the_exposure(ware
     assert (row["treated_value"], row["control_value"]) == (15.0, 7.0)
     assert (row["treated_rate"], row["control_rate"], row["uplift"]) == (0.5, 0.25, 0.25)
     assert round(float(str(row["uplift_error"])), 4) == 0.4146
+
+
+def receipt(member: str, at: int, total: float, **data: Any) -> bytes:
+    return encode_event(Event("receipt.issued", at, f"r {member} {at}", member, {"total": total, **data}))
+
+
+def test_a_purchase_of_which_order_and_receipt_tell_counts_once_when_it_was_ordered(warehouse: Warehouse) -> None:
+    told = {"order_id": "A-1"}
+    exposed = [
+        decided(name, "entered", "flow", exposures=arm("treated")) for name in ("both", "before", "till", "other")
+    ]
+    placed = [
+        Event("order.created", AT + 1, "o1", "both", {"total": 10.0, **told}),
+        # Fetched in the window, but decided before it.
+        Event("order.created", AT - 1, "o2", "before", {"total": 99.0, **told}),
+    ]
+    orders = [
+        *(encode_event(event) for event in placed),
+        receipt("both", AT + 2, 12.0, **told),
+        receipt("before", AT + 2, 99.0, **told),
+        receipt("till", AT + 2, 3.0), receipt("till", AT + 3, 4.0),  # no order: each its own
+        receipt("other", AT + 2, 5.0, **told),  # somebody else's order has the same number
+    ]  # fmt: skip
+    for _ in range(2):
+        fill(warehouse, "decisions", exposed)
+        fill(warehouse, "events", orders)
+    (row,) = rows(warehouse, "SELECT * FROM uplift")
+    assert (row["treated_buyers"], row["treated_orders"], row["treated_value"]) == (3, 4, 22.0)
+
+
+def credit(number: int, type_: str, order_id: str | None, value: float) -> bytes:
+    return encode_attribution(
+        Attribution(
+            f"a{number}", "m", "c", "v", "i", "k", "email", "last_touch", "sent", AT, f"e{number}", type_,
+            AT + number, AT + number, value, "EUR", order_id,
+        )
+    )  # fmt: skip
+
+
+def test_a_message_earns_a_purchase_once_though_order_and_receipt_tell_of_it(warehouse: Warehouse) -> None:
+    credits_ = [
+        credit(1, "order.created", "A-1", 10.0),
+        credit(2, "receipt.issued", "A-1", 12.0),
+        credit(3, "receipt.issued", "R-7", 3.0),
+        credit(4, "receipt.issued", None, 4.0),
+        credit(5, "order.created", None, 5.0),
+    ]
+    send = SendMessage("k", "m", "c", "v", "i", "s", "email", "t", "a@b.example", AT, AT, AT, "e", variant="a")
+    fill(warehouse, "commands", [encode_command(send)])
+    for _ in range(2):
+        fill(warehouse, "attributions", credits_)
+    (funnel,) = rows(warehouse, "SELECT * FROM campaign_funnel")
+    assert (funnel["orders_attributed"], funnel["value_by_currency"]) == (4, {"EUR": 22.0})
+    (variant,) = rows(warehouse, "SELECT * FROM variant_results")
+    assert (variant["orders_attributed"], variant["value"]) == (4, 22.0)
 
 
 def test_the_policies_control_group_is_a_group_of_its_own(warehouse: Warehouse) -> None:
@@ -123,8 +189,8 @@ def test_commands_about_members_are_one_row_each(warehouse: Warehouse) -> None:
         encode_member_command(AccruePoints("k1", "m", "c", "v", "i", "s", 5.0, AT, AT, "e", "gift")),
         encode_member_command(UpdateTags("k2", "m", "c", "v", "i", "s", AT, AT, "e", ["vip"])),
     ]
-    for token in ("first", "second"):
-        fill(warehouse, "member-commands", commands, token)
+    for _ in range(2):
+        fill(warehouse, "member-commands", commands)
     found = rows(warehouse, "SELECT kind, points, added, expires_at FROM member_commands FINAL ORDER BY kind")
     assert [(r["kind"], r["points"], list(r["added"])) for r in found] == [
         ("AccruePoints", 5.0, []), ("UpdateTags", None, ["vip"]),

@@ -1,6 +1,7 @@
 """The compiled core says what plain Python says, byte for byte; a build of other sources is never used."""
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,28 @@ def checkout(root):
     (place / "streams" / ("no_such_module" + EXTENSION_SUFFIXES[0])).touch()
     (place / compiled.DONE).touch()
     return place
+
+
+@pytest.fixture
+def script():
+    return runpy.run_path(str(compiled.ROOT / "scripts" / "compile.py"))
+
+
+@pytest.mark.parametrize(("written", "made"), [("mypy 2", True), ("mypy 1", False), ("", False), (None, False)])
+def test_a_build_of_another_mypyc_is_made_anew(tmp_path, script, written, made):
+    if written is not None:
+        (tmp_path / compiled.DONE).write_text(written)
+    assert script["is_made_by"]("mypy 2", tmp_path) is made
+
+
+def test_what_a_killed_build_left_is_removed_and_nothing_else(tmp_path, script):
+    for name in (".new-killed", ".new-running", "0123abcd"):
+        (tmp_path / name / "c").mkdir(parents=True)
+    now = (tmp_path / ".new-running").stat().st_mtime
+    for name in (".new-killed", "0123abcd"):
+        os.utime(tmp_path / name, (0, 0))
+    script["sweep"](tmp_path, now)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".new-running", "0123abcd"]
 
 
 @pytest.fixture

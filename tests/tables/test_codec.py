@@ -17,6 +17,7 @@ from streams.patterns.plan import Plan
 from tables.codec import FORMAT, decode_member, encode_member, fire_at_of
 from tables.digests import DIGEST_BYTES, add, count_of, digest_of, holds
 from tables.member_state import Fired, Instance, Member, PlanState
+from tables.plan_codec import pack_plan, unpack_plan
 from tables.store import MemoryStore
 
 AT = START_MS
@@ -64,7 +65,7 @@ def crowded() -> Member:
     state.fired = {None: [AT - 50, AT - 20], ("a", 1): [AT]}
     caught = fired("e2", AT - 40, aliases={"v": {"price": 1}}, key=("a",), correlation=["a"])
     state.late = (fired("e0", AT - 60), caught, fired("gone", AT - 9, sent=True))
-    state.armed, state.fired_ids = (AT + 9, "2026-03-02"), digest_of("f")
+    state.armed, state.fired_ids = (AT + 9, "2026-03-02", "v2", AT + 99), digest_of("f")
     only_fired = PlanState()
     only_fired.late = (fired("e0", AT - 60),)  # the same anchor in two campaigns
     member.plans = {"b": state, "a": only_fired, "none": PlanState()}
@@ -203,6 +204,14 @@ def test_record_of_a_newer_format_is_refused(record: bytes) -> None:
 def test_newer_format_is_named_even_if_the_rest_is_unreadable() -> None:
     with pytest.raises(StateError, match="format 9, this build reads up to"):
         decode_member("m", msgspec.msgpack.encode([9, None, "another form"]))
+
+
+def test_a_date_that_an_earlier_build_wrote_is_looked_at_after_the_least_lateness() -> None:
+    state = PlanState()
+    state.armed = (AT, "every/2026-03-02", "v", AT + 9)
+    packed = pack_plan(state, 0, 0, [])
+    packed[6] = packed[6][:2]
+    assert unpack_plan(packed, 0, 0, []).armed == (AT, "every/2026-03-02", "", AT + 5_000)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 5, 60, -1])

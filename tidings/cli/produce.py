@@ -16,6 +16,7 @@ from schemas.errors import DecodeError, OperatorError
 from schemas.events import CONTROL_TYPES, RECORDED_AT_HEADER, TICK, Event
 from schemas.instants import instant_ms
 from sinks.registry import Registry, RegistryUnreachable
+from streams.patterns.durations import DAY_MS, HINT, SECOND_MS, format_duration, parse_duration
 from tidings.brokers import attach
 from tidings.cli.output import output_option, print_rows
 from tidings.cli.progress import Bar
@@ -25,6 +26,7 @@ from tidings.producing import Sender
 
 BAD_LINES_SHOWN = 20
 _RATE = re.compile(r"([0-9]{1,9})(?:/s)?")
+WITHIN_MS_MAX = 24 * DAY_MS  # about the largest that the client takes
 _PAUSE_S = 0.005  # the shortest sleep worth asking the system for
 
 Encode = Callable[[Event, bytes], bytes]
@@ -37,6 +39,16 @@ def _rate(ctx: click.Context, parameter: click.Parameter, text: str | None) -> i
     if not found or not int(found[1]):
         raise click.BadParameter(f"must be a number of events per second (got {text!r}); write 500/s")
     return int(found[1])
+
+
+def _span(ctx: click.Context, parameter: click.Parameter, text: str) -> int:
+    try:
+        span = parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}; {HINT}") from None
+    if not SECOND_MS <= span <= WITHIN_MS_MAX:
+        raise click.BadParameter(f"must be from 1s to {format_duration(WITHIN_MS_MAX)} (got {text})")
+    return span
 
 
 @click.command()
@@ -57,15 +69,22 @@ def _rate(ctx: click.Context, parameter: click.Parameter, text: str | None) -> i
 @click.option(
     "--as-recorded", is_flag=True,
     help="Send a recorded log with the append times it was recorded with (appended_at, else the event's time, made"
-    " monotone): it decides what `replay` decides of it. Ends with a tick on every partition, which fires what waits.",
+    " monotone): it decides what `replay` decides of it. Ends with a tick on every partition, which fires what waits."
+    " All of it goes in one transaction, and must be sent --within a time.",
+)  # fmt: skip
+@click.option(
+    "--within", callback=_span, metavar="SPAN", default="15m", show_default=True,
+    help="With --as-recorded: the longest that sending may take, at most the brokers' transaction.max.timeout.ms, which"
+    " is 15m unless they say otherwise. Nothing counts if it takes longer. Meanwhile workers read nothing new, also if"
+    " this command is killed.",
 )  # fmt: skip
 @click.option("--raw", is_flag=True, help="Send lines that are no events too, as they are: a test of the dead letters.")
 @click.option("--topic", default=EVENTS, show_default=True, help="Where to.")
 @click.option("--broker", metavar="local|HOST:PORT,…", help="The broker; default TIDINGS_BROKER.")
 @output_option
 def produce(
-    files: tuple[str, ...], kind: str, rate: int | None, now: bool, paced: bool, as_recorded: bool, raw: bool,
-    topic: str, broker: str | None, output: str,
+    files: tuple[str, ...], kind: str, rate: int | None, now: bool, paced: bool, as_recorded: bool, within: int,
+    raw: bool, topic: str, broker: str | None, output: str,
 ) -> None:  # fmt: skip
     """Send files of events to the broker: NDJSON of our envelope or of Segment, or the REES46 CSV; .gz too, - is stdin.
 
@@ -89,10 +108,10 @@ def produce(
     origin = _origin(files, kind, paced) if now or paced else None
     wall_ms = int(time.time() * 1000)
     shift = 0 if origin is None else wall_ms - origin
-    sender = Sender(settings, topic, atomic=as_recorded)
+    sender = Sender(settings, topic, atomic_ms=within if as_recorded else 0)
     source = EventFiles(files, kind)
     began = time.monotonic()
-    skipped = Skipped()
+    skipped, trouble = Skipped(), ""
     with Bar("producing", source.size) as bar:
         pace = Pace(rate, wall_ms if paced else None, sender)
         recording = Recording(sender) if as_recorded else None
@@ -101,14 +120,15 @@ def produce(
             key = event.member_id.encode() if event is not None and event.member_id else None
             if recording is not None:
                 recording.send(event, value, key)
+                if sender.broken:
+                    break
             else:
                 sender.send(value, key)
             if sender.sent % 1_000 == 0:
                 bar.at(source.position(), f"{sender.sent:,} events")
         if recording is not None:
             sender.commit()
-            if not sender.failed:
-                end_recording(settings, topic, wall_ms)
+            trouble = "" if sender.failed else end_recording(settings, topic, wall_ms)
         else:
             sender.flush()
     seconds = time.monotonic() - began
@@ -118,8 +138,9 @@ def produce(
         "seconds": round(seconds, 2), "per_second": round(sender.taken / seconds) if seconds else 0,
     }  # fmt: skip
     print_rows([row], output)
-    if sender.failed:
-        click.echo(sender.trouble(), err=True)
+    trouble = sender.trouble() or trouble
+    if trouble:
+        click.echo(trouble, err=True)
         sys.exit(1)
 
 
@@ -148,13 +169,21 @@ class Recording:
             self._sender.send(value, key, headers=header)
 
 
-def end_recording(settings: Settings, topic: str, wall_ms: int) -> None:
-    """Say on every partition that the recording is over: from here on the clock is the broker's again."""
+def end_recording(settings: Settings, topic: str, wall_ms: int) -> str:
+    """Say on every partition that the recording is over: from here on the clock is the broker's again.
+
+    Returns what went wrong, "" if nothing did.
+    """
     sender = Sender(settings, topic)
     tick = encode_event(Event(type=TICK, occurred_at_ms=wall_ms))
     for partition in range(sender.partitions):
         sender.send(tick, None, partition=partition)
     sender.flush()
+    if not sender.failed:
+        return ""
+    return (
+        f"{sender.trouble()}: the file is sent, but for the tick at its end; what waits there fires with the next event"
+    )
 
 
 class _Appended(msgspec.Struct, gc=False):

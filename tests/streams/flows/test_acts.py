@@ -117,6 +117,18 @@ def test_a_member_has_a_bounded_number_of_tags():
     assert run.engine.member_view("m")["profile"]["tags"] == names
 
 
+@pytest.mark.parametrize(
+    ("step", "grows"),
+    [("remove: t1", 0), ("remove: [t1, t2], add: new", 0), ("remove: t1, add: new", 0), ("remove: t1, add: [a, b]", 1)],
+)
+def test_a_step_that_leaves_no_more_tags_than_there_were_needs_no_room(step, grows):
+    names = [f"t{n}" for n in range(MARKS_MAX + 6)]  # a profile event may bring so many
+    run = Shop(arbiter=None).publish(0, f"flow:\n- tag: {{{step}}}\n").join(tags=names)
+    run.put(1, "cart.item.added", product_id="p")
+    assert [word for word in run.said() if "marks_full" in word] == ["suppressed marks_full tag @1"] * grows
+    assert ("t1" in run.engine.member_view("m")["profile"]["tags"]) == bool(grows)
+
+
 def test_in_a_pause_nothing_is_issued():
     run = Shop(arbiter=None).publish(0, "flow:\n- wait: 1m\n- accrue: {points: 5}\n").join()
     run.put(1, "cart.item.added", product_id="p").put(1.5, "campaign.paused", None, campaign="cart").tick(3).tick(18)

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from schemas.codec import decode_event
 from schemas.errors import OperatorError
+from tidings import producing
 from tidings.brokers.memory import MemoryBroker
 from tidings.cli.produce import produce
+from tidings.config import Settings
 
 START = 1_760_000_000_000
 REES46 = (
@@ -109,6 +111,42 @@ def test_a_recorded_log_keeps_its_append_times_and_ends_with_a_tick_on_every_par
     recorded = sorted(dict(m.headers())["recorded-at"] for m in events)
     assert recorded == [b"%d" % (START + 1_000), b"%d" % (START + 9_000), b"%d" % (START + 9_000)]
     assert [m.headers() for m in messages if m not in events] == [None] * 3
+
+
+def test_a_recorded_log_that_takes_too_long_is_broken_off_at_once_and_counts_for_nothing(tmp_path, broker):
+    file = log(tmp_path, *(event(number) for number in range(600)))
+    result = run(file, "--as-recorded", "--within", "1s", "--rate", "10/s", "--broker", broker)
+    assert result.exit_code == 1
+    shown = json.loads(result.stdout)
+    assert shown["sent"] == 0
+    assert 0 < shown["failed"] < 600  # not sent to the end for nothing
+    assert "not sent within 1s, so none of it counts" in result.stderr
+    assert "transaction.max.timeout.ms" in result.stderr
+
+
+@pytest.mark.parametrize("span", ["0s", "25d", "soon"])
+def test_a_time_that_no_transaction_can_have_is_wrong_usage(tmp_path, span):
+    result = run(log(tmp_path, event(1)), "--as-recorded", "--within", span)
+    assert (result.exit_code, "--within" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (KafkaError.INVALID_TRANSACTION_TIMEOUT, r"raise the brokers' transaction\.max\.timeout\.ms"),
+        (KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "allow our user Write on transactional ids"),
+        (KafkaError._TIMED_OUT, r"__transaction_state: it needs as many brokers as"),
+    ],
+)
+def test_brokers_that_begin_no_transaction_are_told_of_with_the_remedy(broker, monkeypatch, code, remedy):
+    class Refused(Producer):
+        def init_transactions(self, timeout=-1):
+            raise KafkaException(KafkaError(code))
+
+    monkeypatch.setattr(producing, "Producer", Refused)
+    with pytest.raises(OperatorError, match=remedy) as told:
+        producing.Sender(Settings(broker=broker), "events", atomic_ms=producing.ATOMIC_MS)
+    assert told.value.exit_code == 3
 
 
 def test_rees46_and_segment_are_events(tmp_path, broker):
