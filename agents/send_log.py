@@ -178,7 +178,7 @@ _PERMANENT = frozenset(
 
 
 class CommandReader:
-    """A consumer of one topic. New partitions are paused until `resume`; `revoked` is awaited before they are given up.
+    """A consumer of one topic. New partitions are paused until `begin`; `revoked` is awaited before they are given up.
 
     `confirmed_at` is the monotonic time at which we asked for the last commit that the group's coordinator accepted. A
     worker that was stopped for longer than the session (SIGSTOP, a sleeping laptop) finds it too old, and waits for a
@@ -246,6 +246,19 @@ class CommandReader:
         """
         return await self._loop.run_in_executor(self._reading, self._start_offset, partition)
 
+    async def begin(self, partition: int, offset: int) -> None:
+        """Read a new partition from here on, unless the group rebalances before.
+
+        What `read` returned of it earlier is to be thrown away, and comes again: librdkafka may lose the pause that
+        follows an assignment, where its start crosses that pause.
+
+        Raises:
+            KafkaException: the broker refuses us.
+        """
+        generation = self._generation
+        while not await self._loop.run_in_executor(self._reading, self._begin_at, partition, offset, generation):
+            await asyncio.sleep(0.05)
+
     async def resume(self, partitions: Iterable[int]) -> None:
         """Read on from these partitions, unless the group rebalances before: then they must be restored again."""
         await self._loop.run_in_executor(self._reading, self._switch, list(partitions), True, self._generation)
@@ -308,6 +321,19 @@ class CommandReader:
             raise KafkaException(committed.error)
         low, _ = self._consumer.get_watermark_offsets(place, timeout=START_TIMEOUT_S)
         return max(committed.offset, low)
+
+    def _begin_at(self, partition: int, offset: int, generation: int) -> bool:
+        if generation != self._generation or partition not in self.owned:
+            return True
+        place = TopicPartition(self._topic, partition, offset)
+        try:
+            self._consumer.seek(place)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError._STATE:  # noqa: SLF001 its own name
+                return False  # the client has not started: it asks the group first for the place we know
+            raise
+        self._consumer.resume([place])
+        return True
 
     def _switch(self, partitions: Sequence[int], on: bool, generation: int) -> None:
         if generation != self._generation:
