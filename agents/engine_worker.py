@@ -8,8 +8,8 @@ acks. Outputs of an epoch that never lands are repeated with the same ids by the
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import Any
 
 import faust
 import structlog
@@ -18,6 +18,7 @@ from faust.types import TP
 from agents import failpoints
 from agents.audit import ChangelogPlace, Changes, require_log, to_repair
 from agents.batching import MAX_BATCH_BYTES, BatchConsumer, Sent, size_of
+from agents.engine import Engine, EngineFactory
 from agents.lease import Lease
 from agents.member_table import StateTable
 from agents.metrics import EngineMetrics
@@ -27,7 +28,6 @@ from agents.watchdog import BEAT_S as WATCH_S
 from agents.watchdog import Limits, Progress, Watchdog
 from schemas.errors import StateError
 from schemas.events import Record, append_ms_of
-from streams.breaker import Breaker
 from streams.epoch import Epoch
 from tables.store import StateStore
 
@@ -41,39 +41,6 @@ LOG_APPEND_TIME = 1  # Kafka's timestamp type: the broker's clock
 log = structlog.get_logger(__name__)
 
 
-class Engine(Protocol):
-    """What the worker needs of `streams.engine.PartitionEngine`."""
-
-    @property
-    def next_fire_ms(self) -> int | None:
-        """Clock value at which the earliest pending timer fires, lateness included."""
-
-    @property
-    def clock_ms(self) -> int:
-        """The partition's clock."""
-
-    @property
-    def applied_offset(self) -> int:
-        """Offset of the last record applied; -1 before the first."""
-
-    @property
-    def breaker(self) -> Breaker:
-        """Which campaigns fail too often."""
-
-    def run(self, records: Sequence[Record]) -> Epoch:
-        """Apply records in log order."""
-
-    def written(self, epoch: Epoch) -> None:
-        """Learn that an epoch is in the store."""
-
-    def member_view(self, member_id: str) -> dict[str, Any] | None:
-        """Describe one member."""
-
-    def campaigns_view(self) -> list[dict[str, Any]]:
-        """Describe the campaigns this partition runs."""
-
-
-EngineFactory = Callable[[int, StateStore], Engine]
 WallClock = Callable[[], int]
 
 
@@ -95,6 +62,7 @@ class PartitionTask:
     def __init__(self, partition: int, engine: Engine, store: StateStore, worker: "EngineWorker") -> None:
         self.partition = partition
         self.engine = engine
+        engine.breathe = worker.breathe
         self.closing = False
         self.recording = False  # the latest record was appended earlier: the clock is the recording's, not ours
         self._store = store
@@ -300,6 +268,9 @@ class EngineWorker:
         self._revoking = False
         self._failed: BaseException | None = None
         self._progress: dict[int, tuple[int | None, int]] = {}
+        self._prepared: dict[int, Engine] = {}  # of partitions that will be ours in a moment
+        table.release = self._close
+        table.prepare = self._prepare
         table.before_assignment = self._before_assignment
         table.recovered = self._assign
         table.audit = self._audit
@@ -403,6 +374,11 @@ class EngineWorker:
         except StateError as error:
             self.fail(None, error)
 
+    def breathe(self) -> None:
+        """Say amidst a long computation that the process runs, and let other threads run: one sends the heartbeats."""
+        self.lease.renew()
+        time.sleep(0)  # gives up the interpreter's lock, which compiled code would keep
+
     def fail(self, partition: int | None, error: BaseException) -> None:
         """End the worker: the batch is not acked, a restart replays it."""
         if self._failed is None:
@@ -429,6 +405,10 @@ class EngineWorker:
             self._close(partition)
         self._revoking = False
 
+    def _prepare(self, partition: int) -> None:
+        """Make the engine of a recovered partition ahead: it reads timers, for a tenth of a second or more."""
+        self._prepared[partition] = self._engines(partition, self._table.stores.open(partition))
+
     def _assign(self, partitions: set[int]) -> None:
         if self._revoking:
             return  # recovered for an assignment that is already being taken away
@@ -445,7 +425,8 @@ class EngineWorker:
             return
         for partition in sorted(partitions):
             store = self._table.stores.open(partition)
-            self.tasks[partition] = PartitionTask(partition, self._engines(partition, store), store, self)
+            engine = self._prepared.pop(partition, None) or self._engines(partition, store)
+            self.tasks[partition] = PartitionTask(partition, engine, store, self)
         self.recovered = True
         self.recovery.done()
         log.info("partitions recovered", partitions=sorted(partitions))
@@ -488,6 +469,7 @@ class EngineWorker:
         task = self.tasks.pop(partition, None)
         if task is not None:
             task.cancel()
+        self._prepared.pop(partition, None)
         self._table.stores.close(partition)
         self._progress.pop(partition, None)
         self.metrics.release(partition)

@@ -92,6 +92,8 @@ class StateTable(faust.Table[Any, Any]):
         super().__init__(app, **kwargs)
         self.stores = stores
         self.before_assignment: Callable[[], None] | None = None
+        self.release: Callable[[int], None] | None = None
+        self.prepare: Callable[[int], None] | None = None
         self.recovered: Recovered | None = None
         self.audit: Callable[[str], Awaitable[None]] | None = None
         self.stopping: Callable[[], Any] | None = None
@@ -123,9 +125,21 @@ class StateTable(faust.Table[Any, Any]):
     async def on_rebalance(
         self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
     ) -> None:
-        """Start each assignment from closed stores."""
-        if self.before_assignment is not None:
-            self.before_assignment()
+        """Start each assignment from closed stores; opening one may mean writing down what its last life left."""
+        try:
+            if self.release is not None:
+                for partition in self.stores.partitions():
+                    self.release(partition)
+                    await asyncio.sleep(0)  # the loop's turn: no two of these lie together
+            if self.before_assignment is not None:
+                self.before_assignment()
+            standbys: set[TP] = self.app.assignor.assigned_standbys()
+            for partition in sorted({tp.partition for tp in assigned | standbys}):
+                self.stores.open(partition)
+                await asyncio.sleep(0)
+        except Exception as error:
+            self._crash_app(error)
+            raise
         await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)
 
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
@@ -135,6 +149,10 @@ class StateTable(faust.Table[Any, Any]):
             await super().on_recovery_completed(active_tps, standby_tps)
             await self._require_whole(active)
             await self._index_hints({tp.partition for tp in active | standby})
+            for partition in sorted({tp.partition for tp in active}):
+                if self.prepare is not None and generation == self.app.consumer_generation_id:
+                    self.prepare(partition)
+                    await asyncio.sleep(0)
             if generation != self.app.consumer_generation_id:
                 return  # the group rebalanced meanwhile; a recovery for the new assignment follows
             if self.recovered is not None:

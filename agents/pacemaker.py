@@ -13,7 +13,8 @@ import structlog
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from agents.batching import Sent
-from agents.engine_worker import Engine, EngineWorker, PartitionTask
+from agents.engine import Engine
+from agents.engine_worker import EngineWorker, PartitionTask
 from schemas.codec import encode_event
 from schemas.events import CAMPAIGN_SUSPENDED, TICK, Event
 from streams.breaker import FAILED_MAX, LOOKED_AT

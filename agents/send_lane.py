@@ -187,8 +187,8 @@ class Delivery:
         for message in messages:
             number, offset = message.partition(), message.offset()
             part = self._parts.get(-1 if number is None else number)
-            if part is None or offset is None or offset <= part.highest:
-                continue  # given up meanwhile, or read already
+            if part is None or part.start < 0 or offset is None or offset <= part.highest:
+                continue  # given up meanwhile, not restored yet and so read again, or read already
             part.highest = offset
             self._take(part, offset, message, rooms)
         self._metrics.gauge("delivery_under_way", len(self._held.jobs), lane=self._lane.name)
@@ -304,6 +304,14 @@ class Delivery:
                 count = await asyncio.to_thread(
                     restore, self._state, self._kafka, part.number, given_up, self._lane.sent
                 )
+                if self._parts.get(part.number) is not part:
+                    return
+                log.info(
+                    "delivery.partition-ready", lane=self._lane.name, partition=part.number, offset=start,
+                    restored=count, read_to=self._state.next_offset(part.number),
+                    took_ms=round(1_000 * (time.monotonic() - began)),
+                )  # fmt: skip
+                await self._reader.begin(part.number, start)
             except KafkaException as error:
                 log.warning("delivery.restore-again", partition=part.number, error=str(error.args[0].name()))
                 await asyncio.sleep(1)
@@ -311,11 +319,6 @@ class Delivery:
             if self._parts.get(part.number) is not part:
                 return
             part.start = start
-            log.info(
-                "delivery.partition-ready", lane=self._lane.name, partition=part.number, offset=start, restored=count,
-                read_to=self._state.next_offset(part.number), took_ms=round(1_000 * (time.monotonic() - began)),
-            )  # fmt: skip
-            await self._reader.resume([part.number])
             if self._parts and all(one.start >= 0 for one in self._parts.values()):
                 self.ready.set()
             return

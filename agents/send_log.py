@@ -21,6 +21,7 @@ log = structlog.get_logger("agents.send")
 
 SESSION_TIMEOUT_MS = 45_000  # Kafka's default since 3.0
 REQUEST_TIMEOUT_S = 10.0
+ANSWER_SHARE = 1 / 8  # of the session: how long a commit's answer may take before the next one is asked for
 START_TIMEOUT_S = 3.0  # in the reader's thread, where rebalances wait meanwhile; asked again after it
 DELIVERY_TIMEOUT_MS = 30_000  # below the session: what was not written by then is written again only if we still own it
 _CONSUMER_ONLY = ("session.", "heartbeat.", "group.", "fetch.", "max.poll.", "auto.", "queued.")
@@ -177,10 +178,11 @@ _PERMANENT = frozenset(
 
 
 class CommandReader:
-    """A consumer of one topic. New partitions are paused until `resume`; `revoked` is awaited before they are given up.
+    """A consumer of one topic. New partitions are paused until `begin`; `revoked` is awaited before they are given up.
 
-    `confirmed_at` is the monotonic time at which the group's coordinator last accepted a commit of ours. A worker that
-    was stopped for longer than the session (SIGSTOP, a sleeping laptop) finds it too old, and waits for a new one.
+    `confirmed_at` is the monotonic time at which we asked for the last commit that the group's coordinator accepted. A
+    worker that was stopped for longer than the session (SIGSTOP, a sleeping laptop) finds it too old, and waits for a
+    new one.
 
     The client is called in the reader's own thread alone. confluent-kafka lets one thread at a time into a consumer: a
     call from the loop waits until `consume` returns, and that may be waiting, in a rebalance, for the loop.
@@ -205,7 +207,8 @@ class CommandReader:
         self._loop = asyncio.get_running_loop()
         self._generation = 0
         self._wanted: Mapping[int, int] = {}  # to commit at the next read
-        self._asked: tuple[float, int] | None = None  # monotonic time and generation of the commit under way
+        self._asked: dict[str, float] = {}  # when, monotonic, by the number of the commit; of this assignment alone
+        self._commits = 0
         self._reading = ThreadPoolExecutor(1, "delivery-read")
         self._consumer = Consumer(
             {
@@ -230,7 +233,8 @@ class CommandReader:
     def commit(self, offsets: Mapping[int, int]) -> None:
         """Have the next offset of each partition committed by the next read; never blocks.
 
-        The answer moves `committed` and renews the lease. While one request is unanswered the last offsets wait.
+        The answer moves `committed` and renews the lease. While one request is unanswered the last offsets wait, but
+        not for ever: librdkafka gives an answer up only after a minute, and the lease would be gone by then.
         """
         self._wanted = offsets
 
@@ -241,6 +245,19 @@ class CommandReader:
             KafkaException: no answer.
         """
         return await self._loop.run_in_executor(self._reading, self._start_offset, partition)
+
+    async def begin(self, partition: int, offset: int) -> None:
+        """Read a new partition from here on, unless the group rebalances before.
+
+        What `read` returned of it earlier is to be thrown away, and comes again: librdkafka may lose the pause that
+        follows an assignment, where its start crosses that pause.
+
+        Raises:
+            KafkaException: the broker refuses us.
+        """
+        generation = self._generation
+        while not await self._loop.run_in_executor(self._reading, self._begin_at, partition, offset, generation):
+            await asyncio.sleep(0.05)
 
     async def resume(self, partitions: Iterable[int]) -> None:
         """Read on from these partitions, unless the group rebalances before: then they must be restored again."""
@@ -271,26 +288,30 @@ class CommandReader:
         return good_messages(messages)
 
     def _commit_wanted(self) -> None:
-        if self._asked is not None:
+        now = time.monotonic()
+        if self._asked and now - max(self._asked.values()) < self.session_s * ANSWER_SHARE:
             return
         wanted, self._wanted = self._wanted, {}
-        places = [TopicPartition(self._topic, p, offset) for p, offset in wanted.items() if p in self.owned]
+        # The number comes back with the answer, which may be late: it counts from when that request was made.
+        number = str(self._commits)
+        places = [TopicPartition(self._topic, p, at, metadata=number) for p, at in wanted.items() if p in self.owned]
         if not places:
             return
-        self._asked = (time.monotonic(), self._generation)
+        self._commits += 1
+        self._asked[number] = now
         try:
             self._consumer.commit(offsets=places, asynchronous=True)
         except KafkaException as error:
-            self._asked = None
+            del self._asked[number]
             log.info("delivery.commit-refused", error=error.args[0].name())
 
     def _on_commit(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
-        asked, self._asked = self._asked, None
+        asked = next((at for place in places if (at := self._asked.pop(place.metadata or "", None)) is not None), None)
         refused = error or next((place.error for place in places if place.error), None)
         if refused is not None:
             log.info("delivery.commit-refused", error=refused.name())
-        elif asked is not None and asked[1] == self._generation:
-            self.confirmed_at = asked[0]
+        elif asked is not None:
+            self.confirmed_at = max(self.confirmed_at, asked)
             self.committed = {place.partition: place.offset for place in places}
 
     def _start_offset(self, partition: int) -> int:
@@ -301,6 +322,19 @@ class CommandReader:
         low, _ = self._consumer.get_watermark_offsets(place, timeout=START_TIMEOUT_S)
         return max(committed.offset, low)
 
+    def _begin_at(self, partition: int, offset: int, generation: int) -> bool:
+        if generation != self._generation or partition not in self.owned:
+            return True
+        place = TopicPartition(self._topic, partition, offset)
+        try:
+            self._consumer.seek(place)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError._STATE:  # noqa: SLF001 its own name
+                return False  # the client has not started: it asks the group first for the place we know
+            raise
+        self._consumer.resume([place])
+        return True
+
     def _switch(self, partitions: Sequence[int], on: bool, generation: int) -> None:
         if generation != self._generation:
             return
@@ -310,7 +344,7 @@ class CommandReader:
 
     def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         self._generation += 1
-        self._asked, self.committed, self._wanted = None, {}, {}
+        self._asked, self.committed, self._wanted = {}, {}, {}
         self.owned = {place.partition for place in places}
         consumer.assign(places)
         consumer.pause(places)
@@ -319,6 +353,7 @@ class CommandReader:
     def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         """Finish, commit, give up, in this order: the next owner starts after our last result."""
         self._generation += 1
+        self._asked = {}  # no answer from before counts
         partitions = [place.partition for place in places]
         # The bound lies in `revoked` itself, well below max.poll.interval.ms.
         offsets = asyncio.run_coroutine_threadsafe(_as_coroutine(self._revoked(partitions)), self._loop).result()
@@ -335,6 +370,7 @@ class CommandReader:
     def _on_lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         """We were given up for dead: another worker may own these already, so there is nothing to commit."""
         self._generation += 1
+        self._asked = {}  # no answer from before counts
         partitions = [place.partition for place in places]
         self.owned -= set(partitions)
         self.confirmed_at = float("-inf")

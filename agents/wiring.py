@@ -15,7 +15,8 @@ from faust.exceptions import ConsistencyError
 
 from agents.audit import changelog_too_short, read_changelog
 from agents.batching import BatchApp, BatchScheduler, BatchSchema, BatchWriter
-from agents.engine_worker import EngineFactory, EngineWorker, WallClock
+from agents.engine import EngineFactory
+from agents.engine_worker import EngineWorker, WallClock
 from agents.member_table import StateTable
 from agents.memory import WorkerMemory
 from agents.metrics import EngineMetrics

@@ -24,7 +24,7 @@ from streams.epoch import Epoch
 from streams.flows.run import Journeys
 from streams.history import FOLDED_TYPES, PROFILE_BYTES_MAX, ProfileFull, fold_profile, remember
 from streams.late import cancel_of, forget_firing, meets_firing, note_firing
-from streams.memory import Memory
+from streams.memory import Memory, unheard
 from streams.patterns.match import COMPLETED, COUNTED_AS, SILENT, Outcome, advance_instances, reach_deadline
 from streams.patterns.moment import Moment
 from streams.patterns.plan import MAX_AGE_MS, Plan
@@ -89,6 +89,7 @@ class PartitionEngine(Memory):
     ) -> None:
         self.partition, self.topic = partition, topic
         self._durable, self._decisions = durable, decisions
+        self.breathe, self._work = unheard, 0
         self._decode, self._observer = decode, observer
         self._store = store
         self._members = HotMembers(hot_bytes)
@@ -174,6 +175,7 @@ class PartitionEngine(Memory):
             encoded = out.members[key] = encode_member(member, wake)
             member.epoch = self._epoch_number
             self._members.keep(member, len(encoded))
+            self._turn()
         out.meta_first = self._arbiter.take_rows()
         out.meta.update(self.registry.take_changes() | out.meta_first | self._arbiter.take_changes())
         clock = [META_FORMAT, self.applied_offset, self.clock_ms, self.registry.generation, *self._arbiter.packed()]
@@ -447,10 +449,12 @@ class PartitionEngine(Memory):
             if self._durable and wake != member.hint:  # also if a date was only looked at, or moved by an edit: the
                 self._changed[member.member_id] = member  # store must be able to give every timer again
             self._schedule(member, wake)
+            self._turn()
 
     def _fire_one(self, queue: list[tuple[Any, ...]], entry: tuple[Any, ...], record: Record) -> None:
         plan_id: str = entry[2]
         member: Member = entry[5]
+        self._turn()
         self._fired.append(member)
         if self._durable:
             self._changed[member.member_id] = member

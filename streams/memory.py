@@ -1,6 +1,7 @@
 """The members an engine has in memory, and when each must be looked at again."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from schemas.events import Event
 from streams.intake import Intake
@@ -8,13 +9,23 @@ from streams.timers import Timers
 from tables.codec import decode_member
 from tables.member_state import NEVER, Member, PlanState
 
+BREATH: Final = 1_024  # members or timers between two breaths, some 20 ms
+
 
 class Memory(Intake):
     """The part of an engine that brings members into memory and sets their timers."""
 
-    __slots__ = ()
+    __slots__ = ("breathe", "_work")
     _durable: bool
     _timers: Timers
+    breathe: Callable[[], None]
+    _work: int
+
+    def _turn(self) -> None:
+        """Count a piece of work, of which there may be a hundred thousand in one epoch."""
+        self._work += 1
+        if not self._work % BREATH:
+            self.breathe()
 
     def _members_of(self, events: Sequence[Event | None]) -> list[Member | None]:
         """Find the member of each event; those not in memory are brought there together."""
@@ -33,9 +44,13 @@ class Memory(Intake):
         if not self._durable:  # nothing is ever written, so nothing can be found
             self._members.update((member_id, Member(member_id)) for member_id in missing)
             return
-        for member_id, raw in zip(missing, self._store.get_many([m.encode() for m in missing]), strict=True):
-            member = decode_member(member_id, raw) if raw is not None else Member(member_id)
-            self._members.keep(member, len(raw or b""))
+        for start in range(0, len(missing), BREATH):
+            part = missing[start : start + BREATH]
+            for member_id, raw in zip(part, self._store.get_many([m.encode() for m in part]), strict=True):
+                member = decode_member(member_id, raw) if raw is not None else Member(member_id)
+                self._members.keep(member, len(raw or b""))
+            if len(part) == BREATH:
+                self.breathe()
 
     def _schedule(self, member: Member, wake: int | None) -> None:
         if wake is not None and (member.scheduled is None or wake < member.scheduled):
@@ -46,3 +61,7 @@ class Memory(Intake):
         for instance in state.instances:
             if instance.wake != NEVER:
                 self._schedule(member, instance.wake)
+
+
+def unheard() -> None:
+    """Breathe where nobody waits for it."""

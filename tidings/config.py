@@ -33,6 +33,9 @@ LIBRDKAFKA_UNDERSCORED = ("log_level", "logger", "on_delivery", "on_commit")
 # empty fetch only after the whole wait: see tidings/brokers/memory.py.
 MEMORY_SESSION_TIMEOUT_MS = 6_000
 MEMORY_FETCH_WAIT_MS = 20
+# librdkafka (2.10 and later, its issue 5301) forgets all brokers when the last one, going down, names none any more;
+# it then asks `bootstrap.servers` again after this time only. Its default is five minutes.
+REBOOTSTRAP_MS = 5_000
 FETCH_WAIT_MS = 500  # Kafka's default; a real broker answers at once when a record arrives
 ADDRESS = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})$")
 
@@ -408,6 +411,7 @@ class Settings:
             "bootstrap.servers": self.bootstrap,
             "security.protocol": self.security_protocol,
             "log.connection.close": False,  # an idle connection that the broker closes is not news
+            "metadata.recovery.rebootstrap.trigger.ms": REBOOTSTRAP_MS,
         }
         if self.security_protocol.startswith("SASL"):
             config["sasl.mechanism"] = self.sasl_mechanism

@@ -5,7 +5,7 @@ makes a command `TIMER_MS` later by the log's clock. A value of `bad` is a dead 
 of the log and of the stored state, like the real engine's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -39,6 +39,7 @@ class CountingEngine:
         self._members: dict[bytes, list[Any]] = {}
         self._due: dict[bytes, int] = {key: due for due, key in store.due(None, 1_000_000)}
         self.breaker = Breaker()
+        self.breathe: Callable[[], None] = lambda: None
         self.computed_ahead = 0
         self.not_written = 0
 

@@ -90,6 +90,7 @@ class Bench:
             wall_ms=lambda: 10_000,
             consumer=SimpleNamespace(abandon=self.abandoned.append),
             fail=lambda partition, error: self.failures.append(error),
+            breathe=lambda: None,
         )
         self.engine = CountingEngine(0, self.store)
         self.task = PartitionTask(0, self.engine, self.store, worker)

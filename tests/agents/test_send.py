@@ -2,12 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from confluent_kafka import Consumer
 
-from agents.delivery_state import FORMAT, SENT_TOPIC, Entry, decode_entry, encode_entry
+from agents import send_lane, send_log
+from agents.delivery_state import FORMAT, SENT_TOPIC, Entry, decode_entry, encode_entry, restore
 from agents.send_lane import Limits
 from agents.topics import DEAD_LETTERS
 from schemas.errors import OperatorError
@@ -62,6 +65,40 @@ async def test_a_restart_sends_nothing_again_and_loses_nothing(lab: Lab) -> None
     async with lab.running():
         await until(lambda: lab.smtp.received >= 5)
     lab.write(*(send_command(n) for n in range(3, 8)))
+    async with lab.running():
+        await until(lambda: lab.smtp.received >= 8 and lab.lag() == 0)
+    assert lab.smtp.received == 8 and not lab.smtp.repeated
+
+
+async def test_partitions_that_the_client_fails_to_pause_are_read_only_when_restored_and_then_wholly(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """librdkafka drops a pause that crosses the partition's start: what it delivers then must not be sent, nor lost."""
+
+    class Unpaused:
+        def __init__(self, config: dict[str, Any]) -> None:
+            self._real = Consumer(config)
+
+        def pause(self, places: list[Any]) -> None:
+            pass
+
+        def subscribe(self, topics: list[str], **calls: Callable[..., None]) -> None:
+            given = {name: lambda _, places, call=call: call(self, places) for name, call in calls.items()}
+            self._real.subscribe(topics, **given)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+    def slowly(*given: Any) -> int:
+        time.sleep(0.5)  # for what was not paused to come in
+        return restore(*given)
+
+    lab.write(*(send_command(n) for n in range(5)))
+    async with lab.running():
+        await until(lambda: lab.smtp.received >= 5)
+    lab.write(*(send_command(n) for n in range(3, 8)))
+    monkeypatch.setattr(send_log, "Consumer", Unpaused)
+    monkeypatch.setattr(send_lane, "restore", slowly)
     async with lab.running():
         await until(lambda: lab.smtp.received >= 8 and lab.lag() == 0)
     assert lab.smtp.received == 8 and not lab.smtp.repeated

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -155,3 +156,37 @@ async def test_a_partition_is_not_read_on_by_a_word_from_before_a_rebalance() ->
         assert member.found == []
         await member.reader.resume([0, 1])
         await until(lambda: len(member.found) == 2)
+
+
+async def test_an_answer_that_never_comes_does_not_keep_the_lease_from_being_renewed() -> None:
+    async with group() as (_, member):
+        reader = member.reader
+        reader._asked = {"lost": time.monotonic()}
+        before = time.monotonic()
+        await asyncio.sleep(0.3)  # an eighth of the session, and more
+        reader.commit({0: 0, 1: 0})
+        await until(lambda: reader.confirmed_at > before)
+
+
+async def test_a_late_answer_counts_from_when_its_own_request_was_made() -> None:
+    async with group() as (_, member):
+        reader = member.reader
+        reader._asked = {"old": 100.0, "new": 200.0}
+        place = TopicPartition(TOPIC, 0, 7, metadata="old")
+        reader._on_commit(None, [place])
+        assert reader.confirmed_at == 100.0 and reader.committed == {0: 7}
+        reader._on_commit(None, [place])  # nobody asked for it: from before a rebalance
+        assert reader.confirmed_at == 100.0
+
+
+async def test_a_partition_is_begun_at_its_offset_whatever_was_read_before() -> None:
+    async with group() as (broker, member):
+        producer = Producer({"bootstrap.servers": broker.bootstrap, "log_level": 0})
+        for value in (b"0", b"1", b"2"):
+            producer.produce(TOPIC, value, partition=0)
+        assert producer.flush(10) == 0
+        await member.reader.resume([0])  # as if its pause had been lost
+        await until(lambda: len(member.found) == 3)
+        await member.reader.begin(0, 1)
+        await until(lambda: len(member.found) == 5)
+        assert [message.value() for message in member.found] == [b"0", b"1", b"2", b"1", b"2"]

@@ -11,6 +11,7 @@ from typing import Any
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from tests.faults.load import Spoilt
 from tidings.brokers import LocalBroker
 from tidings.brokers.local import HOST, _free_port
 
@@ -58,7 +59,7 @@ class Cluster:
             port=self._ports[number], heap_mb=HEAP_MB, more="\n".join(more), cluster_id=self._cluster_id,
         )  # fmt: skip
         if self._nodes[number].bootstrap != own:
-            raise RuntimeError("another program took Kafka's port; run the seed again")
+            raise Spoilt("another program took Kafka's port; run the seed again")
 
     def leader(self, topic: str, partition: int) -> int:
         """Return the node that leads a partition."""

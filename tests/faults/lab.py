@@ -24,7 +24,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from agents.delivery_state import SENT_TOPIC
 from agents.topics import COMMANDS
 from tests.faults.cluster import Cluster
-from tests.faults.load import PROBE, Load
+from tests.faults.load import PROBE, Load, Spoilt
 from tests.faults.proxy import OPEN, Proxies
 from tests.faults.worker import Crew, Worker
 from tests.sinks.clickhouse_http import ClickHouseOverHttp
@@ -166,7 +166,7 @@ class Lab:
         cache = Settings.from_env().cache_dir
         self.broker = LocalBroker(self.home, cache, port=self._port, heap_mb=256, more="\n".join(more) + "\n")
         if int(self.broker.bootstrap.rpartition(":")[2]) != self._port:
-            raise RuntimeError("another program took Kafka's port; run the seed again")
+            raise Spoilt("another program took Kafka's port; run the seed again")
 
     def _settings(self) -> Settings:
         templates = self.home / "templates"

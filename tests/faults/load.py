@@ -59,8 +59,16 @@ def members_of(partitions: int) -> list[list[str]]:
     return found
 
 
+class Spoilt(RuntimeError):
+    """The laboratory itself failed: what a schedule says then is nothing about the product."""
+
+
 class Load(threading.Thread):
-    """Produces until `stop`; `asked_at`: when each probe was handed to the producer, monotonic, by event id."""
+    """Produces until `stop`; `asked_at`: when each probe was handed to the producer, monotonic, by event id.
+
+    `renewed`: how often the producer of transactions was begun anew. Kafka may refuse, for good, to end a transaction
+    that was open when it went down.
+    """
 
     def __init__(self, settings: Settings, seed: int, holes: bool) -> None:
         super().__init__(name="load", daemon=True)
@@ -78,7 +86,8 @@ class Load(threading.Thread):
         )
         self._producer = Producer(config)
         own = {"transactional.id": "lab", "message.timeout.ms": 30_000, "transaction.timeout.ms": 30_000}
-        self._transactions = Producer(config | own)
+        self._transactional = config | own
+        self.renewed = 0
         self._thread: threading.Thread | None = None
 
     def open_shop(self) -> None:
@@ -92,9 +101,8 @@ class Load(threading.Thread):
             data = {"email": f"{name}@shop.example", "first_name": "Ada", "consent": {"email": True}}
             self._produce("member.registered", name, data)
         if self._producer.flush(30):
-            raise RuntimeError("members could not be registered")
+            raise Spoilt("members could not be registered")
         if self._holes:
-            self._transactions.init_transactions(30)
             self._thread = threading.Thread(target=self._transact, name="transactions", daemon=True)
             self._thread.start()
 
@@ -120,12 +128,12 @@ class Load(threading.Thread):
         for _, _, raw, key in self._later:
             self._producer.produce(EVENTS, raw, key.encode())
         if self._producer.flush(120):
-            raise RuntimeError("the broker did not take all events")
+            raise Spoilt("the broker did not take all events")
         for partition in range(self._settings.partitions):
             tick = json.dumps({"type": TICK, "occurred_at": now_ms()}).encode()
             self._producer.produce(EVENTS, tick, partition=partition)
         if self._producer.flush(60):
-            raise RuntimeError("the broker did not take the last ticks")
+            raise Spoilt("the broker did not take the last ticks")
 
     def _probe(self) -> None:
         for partition, names in enumerate(self._members):
@@ -163,28 +171,34 @@ class Load(threading.Thread):
     def _transact(self) -> None:
         """Leave holes in the log: a marker at each transaction's end, and every third one is taken back as a whole."""
         rng = random.Random(1)
+        producer = None
         while not self._stopping.wait(TRANSACTION_S):
-            self._transactions.begin_transaction()
-            for names in self._members:
-                self._produce(
-                    VIEW, rng.choice(names[:-1]), {"product_id": "p1", "category": "c1"}, 0, self._transactions
-                )
-            taken_back = rng.randrange(3) == 0
-            while True:
-                try:
-                    if taken_back:
-                        self._transactions.flush(10)  # so that they are on the log
-                        self._transactions.abort_transaction(30)
-                    else:
-                        self._transactions.commit_transaction(10)
-                except KafkaException as error:
-                    if error.args[0].retriable():
-                        continue
-                    if error.args[0].txn_requires_abort():
-                        self._transactions.abort_transaction(30)
-                        break
-                    return
-                break
+            try:
+                if producer is None:
+                    producer = Producer(self._transactional)
+                    producer.init_transactions(30)  # ends what was left open
+                self._one_transaction(producer, rng)
+            except KafkaException:
+                producer = None
+                self.renewed += 1
+
+    def _one_transaction(self, producer: Any, rng: random.Random) -> None:
+        producer.begin_transaction()
+        for names in self._members:
+            self._produce(VIEW, rng.choice(names[:-1]), {"product_id": "p1", "category": "c1"}, 0, producer)
+        taken_back = rng.randrange(3) == 0
+        while True:
+            try:
+                if taken_back:
+                    producer.flush(10)  # so that they are on the log
+                    producer.abort_transaction(30)
+                else:
+                    producer.commit_transaction(10)
+                return
+            except KafkaException as error:
+                taken_back = taken_back or error.args[0].txn_requires_abort()
+                if not (error.args[0].retriable() or error.args[0].txn_requires_abort()):
+                    raise
 
 
 def now_ms() -> int:

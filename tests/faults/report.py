@@ -56,6 +56,8 @@ def totals(results: Sequence[dict[str, Any]], seconds: float) -> list[tuple[str,
         ("commands written twice with equal bytes", f"{counts['commands repeated']}"),
         ("differing from the oracle or a replay", f"{rest}"),
         ("schedules that did not come to rest", f"{sum(1 for r in results if r['trouble'])}"),
+        ("schedules that the laboratory itself spoilt, and began again", _again(results)),
+        ("producers of transactions that the laboratory began anew", f"{sum(r.get('renewed', 0) for r in results)}"),
         (
             "without progress per engine fault, p50 / max",
             f"{quantile(engine, 0.5):.1f} / {quantile(engine, 1):.1f} s",
@@ -63,6 +65,11 @@ def totals(results: Sequence[dict[str, Any]], seconds: float) -> list[tuple[str,
         ("at a move of partitions, p50 / p99", f"{quantile(joins, 0.5):.1f} / {quantile(joins, 0.99):.1f} s"),
         ("from a process's start to ready, p50 / max", f"{quantile(starts, 0.5):.1f} / {quantile(starts, 1):.1f} s"),
     ]
+
+
+def _again(results: Sequence[dict[str, Any]]) -> str:
+    found = [f"seed {result['seed']}: {result['begun_again']}" for result in results if result.get("begun_again")]
+    return "; ".join([str(len(found)), *found])
 
 
 def by_kind(results: Sequence[dict[str, Any]]) -> list[tuple[str, int, float, float, float]]:

@@ -13,7 +13,7 @@ from typing import Any
 from tests.faults.judge import Dump, Verdict, event_lines, judge, read_dump
 from tests.faults.kinds import BY_NAME, Fault
 from tests.faults.lab import Lab, load_of
-from tests.faults.load import Load
+from tests.faults.load import Load, Spoilt
 from tests.faults.plan import SESSION_MS, Schedule
 from tests.faults.window import read_resends
 
@@ -52,6 +52,9 @@ class Result:
     starts_s: list[float] = field(default_factory=list)  # from a process's start until it was ready
     changelog: tuple[int, int] = (0, 0)
     trouble: str = ""
+    spoilt: str = ""  # what the laboratory itself failed at, if it did
+    begun_again: str = ""  # what had spoilt the try before this one
+    renewed: int = 0  # producers of transactions that the shop had to begin anew
     phases: dict[str, float] = field(default_factory=dict)  # seconds since the beginning at the end of each
 
     @property
@@ -66,8 +69,9 @@ def run_schedule(schedule: Schedule, home: Path, long: bool = False) -> Result:
     began = time.monotonic()
     try:
         _run(schedule, home, long, result)
-    except Exception:
+    except Exception as error:
         result.trouble = traceback.format_exc()
+        result.spoilt = str(error) if isinstance(error, Spoilt) else ""
     result.seconds = time.monotonic() - began
     if result.good:
         shutil.rmtree(home, ignore_errors=True)
@@ -79,10 +83,13 @@ def run_schedule(schedule: Schedule, home: Path, long: bool = False) -> Result:
     return result
 
 
+_PLAIN = ("seed", "seconds", "own_ends", "starts_s", "changelog", "phases", "spoilt", "begun_again", "renewed")
+
+
 def spelled(result: Result) -> dict[str, Any]:
     """A result as JSON can hold it."""
     return {
-        **{name: getattr(result, name) for name in ("seed", "seconds", "own_ends", "starts_s", "changelog", "phases")},
+        **{name: getattr(result, name) for name in _PLAIN},
         "trouble": result.trouble.replace(
             f"{Path(__file__).parents[2]}/", ""
         ),  # results are published: no path of ours
@@ -127,6 +134,7 @@ def _run(schedule: Schedule, home: Path, long: bool, result: Result) -> None:
         rows = {table: [row[0] for row in lab.clickhouse.rows(query)] for table, query in ROWS.items()}
         result.verdict = judge(found, load.campaigns, mailed, rows)
         phase("judged")
+        result.renewed = load.renewed
         _measure(result, lab, load)
         if not result.good:
             _keep(home, found)
