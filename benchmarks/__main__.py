@@ -36,6 +36,8 @@ from tidings.layout import require_own_packages
 QUESTIONS = (
     "replay_speed",
     "campaigns_curve",
+    "members_curve",
+    "instances_curve",
     "journeys",
     "ingest",
     "member_bytes",

@@ -40,10 +40,10 @@ METHOD = (
     "One worker process (Faust, RocksDB, changelog, decisions, commands; the collector as Python has it) on the "
     "in-memory broker, which runs in the measuring process, 8 partitions. `backlog`: workload W with one registration "
     "per member, all appended before the worker starts; from its recovery until every event is durable; CPU and memory "
-    "of the worker alone; decisions and commands are compared with those of the definition. `live`: 'cart.item.added' "
-    f"sends at once; one run; from `produce` (linger {LINGER_MS} ms) to the command in a consumer. This broker answers "
-    f"an empty fetch only after {FETCH_WAIT_MS} ms and gives one producer's batch per fetch and partition: limits "
-    "of its own, not Kafka's, which `live` measures as well."
+    "of the worker alone; decisions and commands are read while they come, and compared with those of the definition. "
+    f"`live`: 'cart.item.added' sends at once; one run; from `produce` (linger {LINGER_MS} ms) to the command in a "
+    f"consumer. This broker answers an empty fetch only after {FETCH_WAIT_MS} ms and gives one producer's batch per "
+    "fetch and partition: limits of its own, not Kafka's, which `live` measures as well."
 )
 EVENTS_COUNT, MEMBERS = 150_000, 15_000  # the broker keeps 5 MiB per partition, compressed
 PARTITIONS = 8
@@ -218,32 +218,52 @@ def reader(broker: MemoryBroker, topic: str) -> Consumer:
     return consumer
 
 
-def read(broker: MemoryBroker, topic: str, count: int) -> set[tuple[str, str]]:
-    """Read (member, anchor) of each decision or command until there are `count`, and half a second beyond.
+class Kept(threading.Thread):
+    """Reads (member, anchor) of each decision or command while they come: the broker keeps the newest 5 MiB alone."""
 
-    Raises:
-        StateError: fewer within the time, or a record could not be read.
-    """
-    consumer = reader(broker, topic)
-    found: set[tuple[str, str]] = set()
-    records, until = 0, time.monotonic() + WAIT_S
-    try:
-        while time.monotonic() < until:
-            messages = consumer.consume(2_000, 0.1 if records < count else 0.5)
-            for message in messages:
+    def __init__(self, broker: MemoryBroker, topic: str) -> None:
+        super().__init__(daemon=True)
+        self._topic, self._consumer = topic, reader(broker, topic)
+        self._found: list[tuple[str, str]] = []
+        self._failed = ""
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Read until ended."""
+        while not self._ended.is_set() and not self._failed:
+            for message in self._consumer.consume(2_000, 0.1):
                 if message.error():
-                    raise StateError(f"worker_rate: '{topic}' could not be read (got {message.error()})")
+                    self._failed = str(message.error())
+                    break
                 said = _said(message.value() or b"")
                 if said.get("outcome") != "evicted":
-                    records += 1
-                    found.add((said["member_id"], said["anchor"]))
-            if records >= count and not messages:
-                break
-    finally:
-        consumer.close()
-    if records != count:
-        raise StateError(f"worker_rate: '{topic}' holds other records than wanted (got {records}, not {count})")
-    return found
+                    self._found.append((said["member_id"], said["anchor"]))
+
+    def all_of(self, count: int) -> set[tuple[str, str]]:
+        """Wait until there are `count`, and half a second beyond; then end.
+
+        Raises:
+            StateError: fewer within the time, more, or a record could not be read.
+        """
+        until = time.monotonic() + WAIT_S
+        while len(self._found) < count and time.monotonic() < until and not self._failed:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        self.end()
+        if self._failed:
+            raise StateError(f"worker_rate: '{self._topic}' could not be read (got {self._failed})")
+        if len(self._found) != count:
+            raise StateError(
+                f"worker_rate: '{self._topic}' holds other records than wanted (got {len(self._found)}, not {count})"
+            )
+        return set(self._found)
+
+    def end(self) -> None:
+        """Read no more. May be called twice."""
+        self._ended.set()
+        if self.is_alive():
+            self.join()
+            self._consumer.close()
 
 
 def reachable(events: Iterable[Event]) -> set[str]:
@@ -263,15 +283,23 @@ def backlog(joined: Sequence[Event], events: Sequence[Event], due: set[tuple[str
             if number % 1_000 == 0:
                 appender.poll()
         appender.flush()
+        decisions, commands = Kept(broker, DECISIONS), Kept(broker, COMMANDS)
+        decisions.start()
+        commands.start()
         with worker_on(broker, PATTERN) as worker:
-            used = worker.used(appender.ends)
-            epochs.append(used["epochs"])
-            # What is pending falls due at the first tick, long after the log's own times.
-            if read(broker, DECISIONS, len(due)) != due:
-                raise StateError("worker_rate: other matches than by the definition; compare with replay")
-            wanted = {(member, anchor) for member, anchor in due if member in reachable(joined)}
-            if read(broker, COMMANDS, len(wanted)) != wanted:
-                raise StateError("worker_rate: other commands than by the definition; compare with replay")
+            try:
+                used = worker.used(appender.ends)
+                epochs.append(used["epochs"])
+                # What is pending falls due at the first tick, long after the log's own times.
+                if decisions.all_of(len(due)) != due:
+                    raise StateError("worker_rate: other matches than by the definition; compare with replay")
+                able = reachable(joined)
+                wanted = {(member, anchor) for member, anchor in due if member in able}
+                if commands.all_of(len(wanted)) != wanted:
+                    raise StateError("worker_rate: other commands than by the definition; compare with replay")
+            finally:
+                decisions.end()
+                commands.end()
     return Work(len(joined) + len(events), used["wall_s"], used["cpu_s"], used["peak_mb"])
 
 
