@@ -49,6 +49,10 @@ class LifeWalk(EntryWalk):
     def _begins(self, plan: Plan, x: Read) -> bool:
         return plan.campaign in self.begun[x.offset]
 
+    def broken(self, i: Instance) -> bool:
+        """Say whether the absence that fired is broken by what was read since (SEMANTICS 25)."""
+        return self._cancelled(i)
+
     def read(self, offset: int, event: Mapping[str, Any]) -> None:
         """Process one line; a control record says something of a campaign."""
         super().read(offset, event)
@@ -153,6 +157,17 @@ class Stands(Exception):
     """A journey stands at a message that is held."""
 
 
+def walk_of(campaigns: Sequence[Mapping[str, Any]], plans: Sequence[Plan]) -> LifeWalk:
+    """Begin a walk that knows the campaigns' dates."""
+    walk = LifeWalk(plans, True)
+    walk.entries, walk.state, walk.begun, walk.said = [], {}, {}, []
+    walk.dates = {
+        c["campaign"]: (time_ms(c["start"]) if "start" in c else 0, time_ms(c["end"]) if "end" in c else math.inf)
+        for c in campaigns
+    }
+    return walk
+
+
 def life(
     campaigns: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -163,12 +178,7 @@ def life(
         events: the lines of one partition's log; the offset is the index.
     """
     plans = sorted((read_campaign(c) for c in campaigns), key=lambda plan: plan.campaign)
-    walk = LifeWalk(plans, True)
-    walk.entries, walk.state, walk.begun, walk.said = [], {}, {}, []
-    walk.dates = {
-        c["campaign"]: (time_ms(c["start"]) if "start" in c else 0, time_ms(c["end"]) if "end" in c else math.inf)
-        for c in campaigns
-    }
+    walk = walk_of(campaigns, plans)
     clocks: list[int] = []
     for offset, event in enumerate(events):
         walk.read(offset, event)

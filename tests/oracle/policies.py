@@ -18,8 +18,9 @@ from tests.oracle.language import read_campaign
 
 MINUTE_MS = 60_000
 LOST = {f"delivery.{word}" for word in ("failed", "bounced", "expired", "cancelled", "rejected", "undelivered")}
+ADDRESS = ("address",)
 SPANS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-ATTRIBUTES = {"email": "email", "sms": "phone"}
+ATTRIBUTES = {"email": "email", "sms": "phone", "viber": "phone", "push": "push_token"}
 
 
 @dataclass
@@ -38,10 +39,18 @@ class Message:
     until: int = 0  # when a held one is asked for again
     verdict: str = ""
     said: list[tuple[int, str]] = field(default_factory=list)
+    group: str = ""  # of a cascade's leg: the cascade, which caps count once
+    zone: str = "UTC"  # of budgets, when it was sent
+    counted: set[tuple[Any, ...]] = field(default_factory=set)  # what still knows of it: scopes of caps and budgets, ADDRESS
 
     @property
     def member_id(self) -> str:
         return str(self.firing["member_id"])
+
+    @property
+    def name(self) -> str:
+        """What caps count: the message, or the cascade it is a leg of."""
+        return self.group or str(self.firing["command_id"])
 
     @property
     def category(self) -> str:
@@ -87,6 +96,8 @@ def verdicts(
     walk = Asking(plans, True, sends={c["campaign"]: c["send"] for c in campaigns})
     lateness = {plan.campaign: plan.lateness_ms for plan in plans}
     judged: list[Message] = []
+    sent: list[Message] = []
+    rules = Rules(policy)
     done = 0
     for offset, event in enumerate(events):
         walk.read(offset, event)
@@ -101,21 +112,24 @@ def verdicts(
         for step in (timers, [m for m in fresh if not m.timers]):
             contest: list[Message] = []
             for message in sorted(step, key=lambda m: -m.priority):
-                message.verdict = verdict(message, policy, judged, contest)
+                message.verdict = verdict(message, rules, sent, contest)
                 message.said.append((message.clock, message.verdict))
+                if message.verdict == "sent":
+                    rules.count(message, sent)
+                    sent.append(message)
                 if not any(known is message for known in judged):
                     judged.append(message)
                 contest.append(message)
     return judged
 
 
-def verdict(m: Message, policy: Mapping[str, Any], judged: Sequence[Message], contest: Sequence[Message]) -> str:
+def verdict(m: Message, rules: "Rules", sent: Sequence[Message], contest: Sequence[Message]) -> str:
     """The first rule that refuses, in the order of docs/policies.md."""
     if m.clock >= m.first + span_ms(m.send.get("lifetime", "1d")):
         return "expired"
-    sent = [x for x in judged if x.verdict == "sent"]
+    policy = rules.policy
     own = [x for x in sent if x.member_id == m.member_id]
-    profile = m.past[-1].profile
+    profile = last_profile(m.past)
     zone = member_zone(profile, policy)
     for reason in (unreachable(m, policy, profile), control(m, policy), quiet(m, policy, zone)):
         if reason:
@@ -125,24 +139,90 @@ def verdict(m: Message, policy: Mapping[str, Any], judged: Sequence[Message], co
         if reason:
             return reason
     window = policy.get("dedupe", {}).get("address")
-    if window and any(
-        x.member_id != m.member_id
-        and x.firing["campaign"] == m.firing["campaign"]
-        and same_address(x, m)
-        and m.clock - x.clock < span_ms(window)
-        for x in sent
-    ):
+    same = [x for x in sent if ADDRESS in x.counted and same_address(x, m)] if window else []
+    if same and same[-1].member_id != m.member_id and m.clock - same[-1].clock < span_ms(window):
         return "duplicate"
     for budget in policy.get("budgets", ()):
-        count, _, rest = budget["limit"].partition(" ")
-        zone = ZoneInfo(policy.get("timezone", "UTC"))
-        counted = [x for x in sent if matches(x, budget)]
-        if rest != "in all":
-            period = rest.removeprefix("per calendar ")
-            counted = [x for x in counted if calendar(period, x.clock, zone) == calendar(period, m.clock, zone)]
-        if matches(m, budget) and len(counted) >= int(count):
+        counted = [x for x in sent if matches(m, budget) and in_budget(x, m, budget, rules)]
+        if matches(m, budget) and len(counted) >= rules.share(budget):
             return "budget"
     return "sent"
+
+
+def in_budget(x: Message, m: Message, budget: Mapping[str, Any], rules: "Rules") -> bool:
+    """Say whether a message was taken from what a budget has for the present period."""
+    _, _, rest = budget["limit"].partition(" ")
+    period = rest.removeprefix("per calendar ")
+    then, now = ZoneInfo(x.zone), ZoneInfo(rules.zone)
+    return budget_scope(budget) in x.counted and (
+        rest == "in all" or calendar(period, x.clock, then) == calendar(period, m.clock, now)
+    )
+
+
+# --- what is counted -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Rules:
+    """Policies in force, on one of the partitions that share its budgets."""
+
+    policy: Mapping[str, Any]
+    partition: int = 0
+    partitions: int = 1
+
+    @property
+    def zone(self) -> str:
+        """The zone of budgets."""
+        return str(self.policy.get("timezone", "UTC"))
+
+    def share(self, budget: Mapping[str, Any]) -> int:
+        """This partition's part of a budget."""
+        count = int(budget["limit"].partition(" ")[0])
+        return count // self.partitions + (self.partition < count % self.partitions)
+
+    def count(self, m: Message, sent: Sequence[Message]) -> None:
+        """Let what is in force count a message, and let what is too old for it, or too much, be forgotten."""
+        budgets = [b for b in self.policy.get("budgets", ()) if matches(m, b)]
+        m.zone, m.counted = self.zone, {budget_scope(budget) for budget in budgets}
+        caps = [c for c in self.policy.get("caps", ()) if matches(m, c)] if m.category != "transactional" else []
+        for scope in {cap_scope(cap) for cap in caps}:
+            m.counted.add(scope)
+            most = max(cap_of(cap)[0] for cap in caps if cap_scope(cap) == scope)
+            known = [x for x in [*sent, m] if x.member_id == m.member_id and scope in x.counted]
+            here = [x for x in known if not never_came(x, m.past)]
+            kept = list(dict.fromkeys(x.name for x in reversed(here)))[:most]
+            for x in here:
+                if x.name not in kept:
+                    x.counted.discard(scope)
+        window = self.policy.get("dedupe", {}).get("address")
+        if window:
+            m.counted.add(ADDRESS)
+            for x in sent:
+                if m.clock - x.clock >= span_ms(window):
+                    x.counted.discard(ADDRESS)
+
+
+def forget(rules: Rules | None, sent: Sequence[Message]) -> None:
+    """Follow an edit of the policies: budgets and addresses that are no longer asked for begin anew; caps go on."""
+    policy = rules.policy if rules is not None else {}
+    known = {budget_scope(budget) for budget in policy.get("budgets", ())} | ({ADDRESS} if "dedupe" in policy else set())
+    for x in sent:
+        x.counted = {scope for scope in x.counted if scope in known or scope[0] == "cap"}
+
+
+def cap_scope(cap: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Name what a cap counts; caps of one scope know the same messages."""
+    return ("cap", cap.get("channel"), cap.get("category"))
+
+
+def budget_scope(budget: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Name what a budget counts, and for how long."""
+    return ("budget", budget.get("campaign"), budget.get("channel"), budget["limit"].partition(" ")[2])
+
+
+def last_profile(past: Sequence[Read]) -> Mapping[str, Any]:
+    """The profile as last read."""
+    return past[-1].profile if past else {}
 
 
 # --- consent, address ------------------------------------------------------------------------------------------------
@@ -206,8 +286,9 @@ def last_word(past: Sequence[Read], channel: str, topic: str | None) -> bool | N
 
 
 def same_address(x: Message, m: Message) -> bool:
+    """Whether two messages are of one campaign and go to one address."""
     channel = m.send["channel"]
-    if x.send["channel"] != channel:
+    if x.send["channel"] != channel or x.firing["campaign"] != m.firing["campaign"]:
         return False
     one, other = (str(y.past[-1].profile.get(ATTRIBUTES[channel])) for y in (x, m))
     return address_digest(channel, one) == address_digest(channel, other)
@@ -262,14 +343,15 @@ def full(m: Message, cap: Mapping[str, Any], own: Sequence[Message], zone: ZoneI
     if cap.get("reserve"):
         kept, for_priority = (int(n) for n in cap["reserve"].split(" for priority "))
         slots = count - kept if m.priority < for_priority else count
-    counted = [
+    inside = [
         x
         for x in own
-        if matches(x, cap)
-        and x.category != "transactional"
+        if cap_scope(cap) in x.counted
+        and not (m.group and x.group == m.group)
         and not never_came(x, m.past)
         and in_span(x.clock, m.clock, span, period, zone)
     ]
+    counted = list({x.name: x for x in inside}.values())  # of a cascade the newest leg
     if len(counted) < slots:
         return ""
     older = [x for x in counted if not any(x is rival and rival.priority > m.priority for rival in contest)]
@@ -286,7 +368,7 @@ def never_came(x: Message, past: Sequence[Read]) -> bool:
     ]
     if any(r.type == "delivery.delivered" or r.type.startswith("engagement.") for r in told):
         return False
-    return any(r.type in LOST and r.data.get("reason") != "outcome_unknown" for r in told)
+    return any(r.type in LOST and r.data.get("reason") not in ("outcome_unknown", "reply_lost") for r in told)
 
 
 def cap_of(cap: Mapping[str, Any]) -> tuple[int, int, str]:

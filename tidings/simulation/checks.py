@@ -35,7 +35,7 @@ from tables.store import MemoryStore
 from tidings.simulation.broker import Broker, Log
 from tidings.simulation.consumer import FIRINGS, json_bytes
 from tidings.simulation.process import Process
-from tidings.simulation.workload import PartitionWork, Source
+from tidings.simulation.workload import Json, PartitionWork, Source
 from tidings.simulation.world import World
 
 PROMPT_MS = 8_000  # after troubles have ended: beats, clock skews, a tick and an epoch; less than a session
@@ -118,9 +118,8 @@ class Judge:
             event = msgspec.json.decode(r.value or b"{}")
             event.setdefault("event_id", f"events/{partition}/{r.offset}")
             events.append({**event, "appended_at": r.timestamp})
-        lines, firings = self._source.journeys(work.campaigns, events)
-        if not work.guarded:
-            self._journeys(partition, {c["campaign"] for c in work.campaigns if "flow" in c}, lines, said)
+        lines, firings = self._source.journeys(work.campaigns, events, partition)
+        self._journeys(partition, work.campaigns, lines, said)
         want = {f["instance_id"]: f for f in firings}
         self.firings += len(want)
         got: dict[str, list[Any]] = {}
@@ -138,12 +137,13 @@ class Judge:
                 self._world.accuse("oracle", text)
                 return
 
-    def _journeys(self, partition: int, flows: set[str], lines: list[Any], said: Said) -> None:
-        """What journeys of flows decide, by oracle and core; what was emitted is compared with the core's."""
+    def _journeys(self, partition: int, campaigns: list[Json], lines: list[Json], said: Said) -> None:
+        """What journeys and messages are told, by oracle and core; what was emitted is compared with the core's."""
         decisions = [msgspec.json.decode(value) for value in said[DECISIONS]]
         if any(d["reason"] == "journeys_full" for d in decisions):
             return  # the oracle knows no bound
-        own = [d for d in decisions if d["inputs"].get("step") and d["campaign"] in flows]
+        flows = {c["campaign"] for c in campaigns if "flow" in c}
+        own = [d for d in decisions if (d["inputs"].get("step") if d["campaign"] in flows else _of_message(d))]
         got = Counter((d["instance_id"], d["outcome"], d["reason"], d["decided_at_ms"]) for d in own)
         want = Counter((line["instance"], line["outcome"], line["reason"], line["at"]) for line in lines)
         self.journeys += len(lines)
@@ -223,6 +223,14 @@ class Judge:
                 self._world.accuse("too early", f"fired before {ripe}: {firing}")
             if written_ms - max(ripe, calm_ms) > PROMPT_MS:
                 self._world.accuse("liveness", f"written {written_ms - ripe} ms after it was due: {firing}")
+
+
+def _of_message(decision: Json) -> bool:
+    """Tell whether a decision of a plain send is the arbiter's, or ends what it held: not the campaign's own word."""
+    repeated = decision["reason"] == "duplicate" and "address" not in decision["inputs"]
+    return decision["outcome"] in ("eligible", "held", "suppressed", "exited") and not (
+        repeated or decision["reason"] in ("if_still", "once", "limit", "cooldown", "no_send", "campaign_failed")
+    )
 
 
 def _same(firing: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:

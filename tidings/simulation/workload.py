@@ -37,9 +37,9 @@ class Source(Protocol):
         """List every firing a log asks for."""
 
     def journeys(
-        self, campaigns: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]
+        self, campaigns: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]], partition: int
     ) -> tuple[list[Json], list[Json]]:
-        """List what the journeys of a log say, and every firing it asks for."""
+        """List what the journeys and messages of a log are told, and every firing it asks for."""
 
 
 @dataclass
