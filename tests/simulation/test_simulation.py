@@ -17,7 +17,7 @@ from streams.campaigns import load_campaign
 from streams.engine import PartitionEngine
 from streams.patterns.plan import Plan
 from tables.store import MemoryStore
-from tests.oracle import crowd, evaluate, flows, generate
+from tests.oracle import crowd, evaluate, exceeded, flows, generate
 from tests.simulation.mutations import MUTATIONS, Mutation, applied
 from tidings.cli.simulate import read_seeds, simulate
 from tidings.simulation.checks import spoken
@@ -28,8 +28,8 @@ from tidings.simulation.workload import json_bytes, spell, with_append_times
 pytestmark = pytest.mark.simulation
 
 SEEDS = Path(__file__).with_name("seeds")
-ORACLE: Any = SimpleNamespace(case=generate.case, firings=evaluate.firings, journeys=crowd.crowd)
-FLOWS: Any = SimpleNamespace(case=flows.mixed_case, firings=evaluate.firings, journeys=crowd.crowd)
+ORACLE: Any = SimpleNamespace(case=generate.case, firings=evaluate.firings, journeys=crowd.crowd, exceeded=exceeded.exceeded)
+FLOWS: Any = SimpleNamespace(case=flows.mixed_case, firings=evaluate.firings, journeys=crowd.crowd, exceeded=exceeded.exceeded)
 FOUND = json.loads((SEEDS / "found.json").read_text())
 RED = json.loads((SEEDS / "mutations.json").read_text())
 SEARCHED = 400  # seeds tried when those that were red no longer are

@@ -51,12 +51,15 @@ def load_source() -> Any:
         flows = importlib.import_module(f"{ORACLE}.flows")
         evaluate = importlib.import_module(f"{ORACLE}.evaluate")
         crowd = importlib.import_module(f"{ORACLE}.crowd")
+        bounds = importlib.import_module(f"{ORACLE}.exceeded")
     except ModuleNotFoundError as error:
         if error.name is not None and not ORACLE.startswith(error.name.rsplit(".", 1)[0]):
             raise
         message = f"simulate: the oracle is not here (got no module {error.name!r}); run from a checkout with tests/"
         raise OperatorError(message, exit_code=3) from error
-    return SimpleNamespace(case=flows.mixed_case, firings=evaluate.firings, journeys=crowd.crowd)
+    return SimpleNamespace(
+        case=flows.mixed_case, firings=evaluate.firings, journeys=crowd.crowd, exceeded=bounds.exceeded
+    )
 
 
 def _begin() -> None:

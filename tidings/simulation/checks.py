@@ -12,6 +12,7 @@ import msgspec
 from agents.outbox import dead_letter_entry
 from agents.topics import ATTRIBUTIONS, COMMANDS, DEAD_LETTERS, DECISIONS, MEMBER_COMMANDS
 from schemas.codec import encode_attribution, encode_command, encode_decision
+from schemas.commands import SendMessage
 from schemas.events import Record
 from schemas.member_commands import encode_member_command
 from streams.engine import PartitionEngine
@@ -57,18 +58,29 @@ def spoken(epoch: Epoch) -> Said:
     }
 
 
-def pure_replay(partition: int, log: Log, plans: list[Plan] | None) -> tuple[Said, MemoryStore]:
-    """Run the core alone over a log, record by record."""
+def pure_replay(partition: int, log: Log, plans: list[Plan] | None) -> tuple[Said, list[Json], MemoryStore]:
+    """Run the core alone over a log, record by record. The list: the messages, each with its place in the log."""
     store = MemoryStore()
     engine = PartitionEngine(partition, store, campaigns=plans)
     said: Said = {topic: [] for topic in TOPICS}
-    for r in log.records:
+    sent: list[Json] = []
+    for place, r in enumerate(log.records):  # offsets have holes
         epoch = engine.run([Record(r.offset, r.timestamp, r.key, r.value)])
         for topic, values in spoken(epoch).items():
             said[topic] += values
+        sent += _placed(place, epoch)
         store.write(epoch.members, epoch.meta, epoch.hints, None)
         engine.written(epoch)
-    return said, store
+    return said, sent, store
+
+
+def _placed(place: int, epoch: Epoch) -> list[Json]:
+    timers = {d.command_id: d.due_ms is not None for d in epoch.decisions if d.outcome == "eligible"}
+    return [
+        {**msgspec.to_builtins(command), "offset": place, "timers": timers.get(command.command_id, False)}
+        for command in epoch.commands
+        if isinstance(command, SendMessage)
+    ]
 
 
 class Judge:
@@ -81,14 +93,18 @@ class Judge:
         self._source = source
         self.firings = 0
         self.journeys = 0
+        self.bounds = 0
 
     def judge(self, owners: Mapping[int, Process], committed: Mapping[int, int], calm_ms: int) -> None:
         """Accuse of everything that is not as it must be. `calm_ms`: when troubles had ended."""
         for partition, work in enumerate(self._works):
             log = self._broker.events[partition]
-            said, store = pure_replay(partition, log, work.plans)
+            said, sent, store = pure_replay(partition, log, work.plans)
+            events = self._events(partition)
             self._outputs(partition, said)
-            self._oracle(partition, work, said)
+            self._oracle(partition, work, events, said)
+            if work.guarded:
+                self._exceeded(partition, events, sent)
             self._rest(partition, owners.get(partition), committed.get(partition, 0))
             self._states(partition, owners.get(partition), store)
             self._bounds(partition, store)
@@ -110,14 +126,25 @@ class Judge:
             if b"campaign-failed" in value:
                 self._world.accuse("campaign failed", f"partition {partition}: {value[-200:]!r}")
 
-    def _oracle(self, partition: int, work: PartitionWork, said: Said) -> None:
-        if work.edited:
-            return
-        events = []
+    def _events(self, partition: int) -> list[Json]:
+        """Give the log as the oracle reads it: the offset is the index."""
+        events: list[Json] = []
         for r in self._broker.events[partition].records:
             event = msgspec.json.decode(r.value or b"{}")
             event.setdefault("event_id", f"events/{partition}/{r.offset}")
             events.append({**event, "appended_at": r.timestamp})
+        return events
+
+    def _exceeded(self, partition: int, events: list[Json], sent: list[Json]) -> None:
+        """Caps, budgets, quiet hours and shared addresses, counted again from what went out."""
+        found, looked = self._source.exceeded(events, sent, partition)
+        self.bounds += looked
+        for text in found[:1]:
+            self._world.accuse("exceeded", f"partition {partition}: {len(found)}, first {text}")
+
+    def _oracle(self, partition: int, work: PartitionWork, events: list[Json], said: Said) -> None:
+        if work.edited:
+            return
         lines, firings = self._source.journeys(work.campaigns, events, partition)
         self._journeys(partition, work.campaigns, lines, said)
         want = {f["instance_id"]: f for f in firings}

@@ -96,6 +96,7 @@ class Run:
             "records": sum(len(log.records) for log in self.broker.events),
             "firings": self.judge.firings,
             "journeys": self.judge.journeys,
+            "bounds": self.judge.bounds,
             "outputs": sum(len(found) for found in self.broker.outputs.values()),
             "kills": self.killed,
             "generations": self.group.generation,

@@ -41,6 +41,11 @@ class Source(Protocol):
     ) -> tuple[list[Json], list[Json]]:
         """List what the journeys and messages of a log are told, and every firing it asks for."""
 
+    def exceeded(
+        self, events: Sequence[Mapping[str, Any]], sent: Sequence[Mapping[str, Any]], partition: int
+    ) -> tuple[list[str], int]:
+        """List the bounds of policies that messages broke, and say how many were looked at."""
+
 
 @dataclass
 class PartitionWork:
