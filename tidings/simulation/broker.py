@@ -11,7 +11,7 @@ import msgspec
 from aiokafka.errors import KafkaTimeoutError
 
 from agents.batching import Entry, Sent
-from agents.topics import CHANGELOG, EVENTS
+from agents.topics import CHANGELOG, COMMANDS_OF, EVENTS
 from streams.registry import META_CLOCK
 from tidings.simulation.faults import Faults
 from tidings.simulation.world import World
@@ -97,7 +97,7 @@ class Broker:
             spelled = b"|".join([value or b"", *(item for _, item in headers)])
             kept.append(Stored(len(kept), self._world.now, key, spelled, origin, self._world.now))
             self._world.tell(f"{topic} <- [{origin}] {spelled[:150]!r}")
-            if topic == "commands":
+            if topic in COMMANDS_OF.values():
                 self.commanded(kept[-1])
         return len(kept) - len(entries)
 

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from agents.outbox import dead_letter_entry
-from agents.topics import ATTRIBUTIONS, COMMANDS, DEAD_LETTERS, DECISIONS, MEMBER_COMMANDS
+from agents.topics import ATTRIBUTIONS, COMMANDS_OF, DEAD_LETTERS, DECISIONS, MEMBER_COMMANDS
 from schemas.codec import encode_attribution, encode_command, encode_decision
-from schemas.commands import SendMessage
+from schemas.commands import SendMessage, lane_of
 from schemas.events import Record
 from schemas.member_commands import encode_member_command
 from streams.engine import PartitionEngine
@@ -40,7 +40,7 @@ from tidings.simulation.workload import Json, PartitionWork, Source
 from tidings.simulation.world import World
 
 PROMPT_MS = 8_000  # after troubles have ended: beats, clock skews, a tick and an epoch; less than a session
-TOPICS = (FIRINGS, COMMANDS, MEMBER_COMMANDS, DECISIONS, ATTRIBUTIONS, DEAD_LETTERS)
+TOPICS = (FIRINGS, *COMMANDS_OF.values(), MEMBER_COMMANDS, DECISIONS, ATTRIBUTIONS, DEAD_LETTERS)
 
 Said = dict[str, list[bytes]]
 
@@ -48,9 +48,11 @@ Said = dict[str, list[bytes]]
 def spoken(epoch: Epoch) -> Said:
     """Spell an epoch's outputs as the outbox does, by topic."""
     letters = [dead_letter_entry(letter) for letter in epoch.dead_letters]
-    return {
+    lanes: Said = {topic: [] for topic in COMMANDS_OF.values()}
+    for command in epoch.commands:
+        lanes[COMMANDS_OF[lane_of(command)]].append(encode_command(command))
+    return lanes | {
         FIRINGS: [json_bytes(firing) for firing in epoch.firings],
-        COMMANDS: [encode_command(command) for command in epoch.commands],
         MEMBER_COMMANDS: [encode_member_command(command) for command in epoch.member_commands],
         DECISIONS: [encode_decision(decision) for decision in epoch.decisions],
         ATTRIBUTIONS: [encode_attribution(attribution) for attribution in epoch.attributions],

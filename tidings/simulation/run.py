@@ -13,8 +13,9 @@ from tidings.simulation.checks import Judge
 from tidings.simulation.disk import SimStore, lose
 from tidings.simulation.faults import DEFAULT, Faults
 from tidings.simulation.group import Group
+from tidings.simulation.guarded import told_of
 from tidings.simulation.process import Process, Shared, owners_of
-from tidings.simulation.workload import PartitionWork, Source, json_bytes, make_partition, told_of_leg
+from tidings.simulation.workload import PartitionWork, Source, json_bytes, make_partition, place_of, told_of_leg
 from tidings.simulation.world import Violation, World
 
 MOST_HAPPENINGS = 60_000  # runs need a few thousand; beyond, something goes round in circles
@@ -51,8 +52,9 @@ class Run:
         self.faults = Faults(chosen, rng.choice([1, 1, 8, 60]))
         partitions = rng.choice([1, 1, 2, 3])
         most = rng.choice([12, 30, 60]) if partitions == 1 else 25
+        place = place_of(seed, partitions)
         self.works: list[PartitionWork] = [
-            make_partition(seed, p, source, self.world, self.faults, most) for p in range(partitions)
+            make_partition(seed, p, source, self.world, self.faults, most, place) for p in range(partitions)
         ]
         self.broker = Broker(self.world, self.faults, partitions)
         self.group = Group(self.world, self.faults, self.broker, static=rng.random() < 0.4)
@@ -151,9 +153,13 @@ class Run:
         }
         key, value, partition = command.member_id.encode(), json_bytes(event), record.origin
         self.world.after(self.world.rng.choice([5, 500]), lambda: self.broker.append_event(partition, key, value))
-        if "." in command.step:  # a leg of a cascade
-            for delay_ms, told in told_of_leg(self.seed, command, self.world.now):
-                self.world.after(delay_ms, partial(self.broker.append_event, partition, key, told))
+        told: list[tuple[int, bytes]] = []
+        if self.works[partition].guarded:
+            told = told_of(self.seed, command, self.world.now)
+        elif "." in command.step:  # a leg of a cascade
+            told = told_of_leg(self.seed, command, self.world.now)
+        for delay_ms, receipt in told:
+            self.world.after(delay_ms, partial(self.broker.append_event, partition, key, receipt))
 
     def _changed_by(self, process: Process, partition: int) -> None:
         """I4 and the zombie's case: who writes to a changelog must not have given the partition up, nor lost it."""

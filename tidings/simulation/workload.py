@@ -16,6 +16,7 @@ from schemas.instants import instant_text
 from streams.campaigns import load_campaign
 from streams.patterns.plan import Plan
 from tidings.simulation.faults import Faults
+from tidings.simulation.guarded import Place, competing, crowding, is_guarded, policies, willing
 from tidings.simulation.world import World
 
 json_bytes = msgspec.json.Encoder(order="deterministic").encode
@@ -25,6 +26,9 @@ TOLD = (
     "engagement.opened",
 )  # fmt: skip
 SEND = {"channel": "email", "template": "hello"}
+ASKING = {
+    "catalog.product.viewed", "cart.item.added", "order.created", "payment.failed", "web.session.started", "app.opened",
+}  # fmt: skip
 
 
 class Source(Protocol):
@@ -63,15 +67,20 @@ class PartitionWork:
     lateness_ms: dict[str, int] = field(default_factory=dict)
 
 
-def make_partition(seed: int, partition: int, source: Source, world: World, faults: Faults, most: int) -> PartitionWork:
+def place_of(seed: int, partitions: int) -> Place | None:
+    """Say where and when a run happens in which policies hold."""
+    return Place(seed) if any(is_guarded(seed, partition)[0] for partition in range(partitions)) else None
+
+
+def make_partition(
+    seed: int, partition: int, source: Source, world: World, faults: Faults, most: int, place: Place | None
+) -> PartitionWork:
     """Make the work of one partition: a case of the source, spread over control records, duplicates and ticks."""
     rng = world.rng
     campaigns, events = source.case(seed * 4 + partition, 3, most)
-    # Chance of its own: what is drawn here changes no other draw of the seed. The number was chosen so that the rare
-    # seeds of tests/simulation/seeds/mutations.json have no policies and stay what they were.
-    own = random.Random(f"policies 894 {seed} {partition}")  # noqa: S311 seeded chance of a simulation
-    guarded = own.random() < 0.25
-    lines = [_line(event, partition, guarded) for event in with_append_times(events)]
+    guarded, own = is_guarded(seed, partition)
+    timed = with_append_times(events)
+    lines = [_line(event, partition, guarded) for event in (place.moved(timed) if place is not None else timed)]
     lives = random.Random(f"life 35866 {seed} {partition}")  # noqa: S311 likewise, and chosen likewise
     alive = lives.random() < 0.25 and bool(lines)
     if alive:
@@ -90,16 +99,21 @@ def make_partition(seed: int, partition: int, source: Source, world: World, faul
         work.plans = [Plan(read) for read in loaded]
         return work
     first = lines[0][0] if lines else world.now
-    for campaign in [c for c in campaigns if "flow" not in c] if guarded else ():
-        campaign["send"] = {**campaign.get("send", SEND), "priority": own.choice([10, 50, 60])}
-    head: list[tuple[int, bytes | None, bytes]] = [(first, None, _published(campaign, first)) for campaign in campaigns]
-    work.guarded = guarded
+    guarded = guarded and place is not None
     if guarded:
-        head.append((first, None, _policies(own, first)))
-        head += [_line(_willing(key.decode(), first), partition, True) for key in _members(lines)]
+        campaigns += crowding(own, sorted({event["type"] for event in events} & ASKING))
+    for campaign in campaigns if guarded else ():
+        if "flow" not in campaign:
+            campaign["send"] = dict(campaign.get("send", SEND))
+        competing(own, campaign)
+    head: list[tuple[int, bytes | None, bytes]] = [(first, None, _published(campaign, first)) for campaign in campaigns]
+    if guarded and place is not None:
+        work.guarded = True
+        head.append((first, None, policies(own, place, first)))
+        head += [_line(willing(own, place, key.decode(), first), partition, True) for key in _members(lines)]
         for _ in range(own.choice([0, 0, 1, 2]) if lines else 0):
-            place = own.randrange(len(lines))
-            lines.insert(place, (lines[place][0], None, _policies(own, lines[place][0])))
+            at = own.randrange(len(lines))
+            lines.insert(at, (lines[at][0], None, policies(own, place, lines[at][0])))
     if faults.anywhere("edits") and rng.random() < 0.5 and lines and campaigns:
         work.edited = True
         other, _ = source.case(seed * 4 + partition + 1_000_003, 3, 5)
@@ -151,12 +165,6 @@ def _members(lines: Sequence[tuple[int, bytes | None, bytes]]) -> list[bytes]:
     return sorted({key.split(b".")[0] for _, key, _ in lines if key is not None})
 
 
-def _willing(member: str, a: int) -> Json:
-    """Make an event by which a member may be written to: else the arbiter would have little to say."""
-    data = {"consent": {"email": True}}
-    return {"type": "member.registered", "member_id": member, "occurred_at": a, "appended_at": a, "data": data}
-
-
 def told_of_leg(seed: int, command: SendMessage, now_ms: int) -> list[tuple[int, bytes]]:
     """List what a provider tells of a leg of a cascade: (ms from now, record). In any order, twice, late, or never."""
     rng = random.Random(f"told {seed} {command.command_id}")  # noqa: S311 chance of its own, as above
@@ -173,30 +181,6 @@ def told_of_leg(seed: int, command: SendMessage, now_ms: int) -> list[tuple[int,
         }
         told += [(late_ms + again, json_bytes(event)) for again in rng.choice([(0,), (0,), (0, 1), (0, 20_000)])]
     return told
-
-
-def _policies(rng: random.Random, a: int) -> bytes:
-    """Make a control record that publishes policies, or withdraws them."""
-    if rng.random() < 0.15:
-        return json_bytes({"type": "policy.withdrawn", "member_id": None, "occurred_at": a, "data": {}})
-    caps: list[Json] = [
-        {"limit": f"{rng.choice([1, 2, 3])} per {rng.choice(['8s', '1m', '1d', 'calendar day', 'calendar month'])}"}
-        for _ in range(rng.choice([0, 1, 2]))
-    ]
-    if caps and rng.random() < 0.3:
-        caps[0]["reserve"] = "1 for priority 60"
-    policy: Json = {"timezone": rng.choice(["UTC", "Europe/Moscow", "America/Sao_Paulo"]), "caps": caps}
-    if rng.random() < 0.3:
-        to, then = rng.choice(["08:54", "08:55", "09:05", "13:00"]), rng.choice(["hold", "hold", "cancel"])
-        policy["quiet_hours"] = [{"from": "08:50", "to": to, "then": then}]  # the logs begin at 08:53
-    if rng.random() < 0.5:
-        policy["budgets"] = [{"limit": f"{rng.choice([2, 5, 20])} {rng.choice(['per calendar day', 'in all'])}"}]
-    if rng.random() < 0.5:
-        policy["dedupe"] = {"address": rng.choice(["20s", "1m", "1d"])}
-    if rng.random() < 0.3:
-        policy["control_group"] = {"percent": 30, "salt": "s"}
-    data = {"version": "", "yaml": spell(policy), "path": "policies.yaml", "partitions": rng.choice([1, 2])}
-    return json_bytes({"type": "policy.published", "member_id": None, "occurred_at": a, "data": data})
 
 
 def _date(rng: random.Random, campaigns: list[Json], marks: Sequence[int]) -> None:
