@@ -1,10 +1,11 @@
-"""The oracle of everything together: journeys, cascades and plain sends of all members under policies, record by record.
+"""The oracle of all together: journeys, cascades and plain sends of all members under policies, record by record.
 
 Journeys alone are `journeys.py`, with operators and dates `life.py`; one verdict is `policies.py`. Here they meet, as
 docs/policies.md says: what a step of a record asks for is judged at its end, the highest priority first. Every verdict
 is found anew from the whole log and from all messages let through before. A plain send is a flow of one step.
 
     timers   journeys whose wait or hold is over, and matches by the clock; by due, member, campaign, start
+    edits    of flows, while the pattern stays: they take effect when a journey is looked at next
     own      what the record itself moves: journeys, oldest first, then matches, by campaign
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 import yaml
 
 from schemas.ids import command_id
+from tests.oracle.cascades import Cascade
 from tests.oracle.evaluate import Read
 from tests.oracle.journeys import Entry, chosen, named, walk_steps
 from tests.oracle.language import read_campaign, span_ms
@@ -30,6 +32,8 @@ class Member(LifeFollower):
 
     crowd: "Crowd"
     explicit: bool
+    version: int
+    joined: int
 
     def resume(self) -> None:
         """Ask again: a hold is over, or its turn has come."""
@@ -54,16 +58,44 @@ class Member(LifeFollower):
         """The clock at which its wait or hold is over."""
         return self.until + self.plan.lateness_ms if self.held is None else self.held
 
-    def stopped(self, clock: int) -> bool:
-        """End it if its campaign was stopped before the record at hand."""
+    def gone(self, clock: int) -> bool:
+        """Look at it: end it if its campaign was stopped, follow what edits said, before the record at hand."""
+        over = ""
         if (self.plan.campaign, KINDS[3]) in [said[1:] for said in self.said if said[0] < self.at]:
+            over = "stopped"
+        elif self.explicit:
+            version, joined = self.crowd.editions[self.plan.campaign].after(self.version, self.joined)
+            if version is None or (joined != self.joined and not self.migrate(version, joined)):
+                over = "edited"
+        if over:
             self.move(0, clock, None, None, self.profile)
-            self.end("exited", "stopped")
+            self.end("exited", over)
         return self.over
+
+    def migrate(self, version: int, joined: int) -> bool:
+        """Go on in another version at the step of the same name and kind; False where there is none."""
+        campaign = self.crowd.editions[self.plan.campaign].texts[version]
+        names = named(campaign["flow"])
+        cascades = {names[id(step)]: step["cascade"] for step in walk_steps(campaign["flow"]) if "cascade" in step}
+        legs: Cascade | None = self.leg if self.held is not None else self.waiting.get("cascade")
+        here: Any = None if legs is not None else self.waiting if self.held is None else self.stack[-1][0]
+        name = self.names[id(here)] if legs is None else legs.name
+        kind = "cascade" if legs is not None else next(k for k in ("send", "wait") if k in here)
+        found = [step for step in walk_steps(campaign["flow"]) if names[id(step)] == name]
+        if not found or kind not in found[0]:
+            return False
+        self.cascades = [known for known in self.cascades if cascades.get(known.name) == known.written]
+        self.campaign, self.names, self.version, self.joined = campaign, names, version, joined
+        self.stack = behind(campaign["flow"], found[0]) or []
+        if legs is None and self.held is None:
+            self.waiting = found[0]
+        elif legs is None:
+            self.stack[-1].insert(0, found[0])
+        return True
 
     def wake(self, clock: int) -> None:
         """Go on: a wait or a hold is over."""
-        if self.stopped(clock):
+        if self.gone(clock):
             return
         wait, held, due = self.waiting.get("wait"), self.held is not None, self.wakes() - self.plan.lateness_ms
         if not held and isinstance(wait, Mapping) and "until" in wait:
@@ -77,7 +109,7 @@ class Member(LifeFollower):
 
     def meet(self, r: Read, clock: int) -> None:
         """Read an event of the member."""
-        if r.too_old or self.stopped(clock):
+        if r.too_old or self.gone(clock):
             return
         i = self.entry.instance
         if self.explicit:
@@ -139,12 +171,58 @@ class Member(LifeFollower):
         return (self.due or 0, i.member_id, self.plan.campaign, i.order)
 
 
+def behind(steps: Sequence[Any], step: Any) -> list[list[Any]] | None:
+    """The steps that follow one, innermost list last; None if it is not among these."""
+    for number, known in enumerate(steps):
+        ways = [case.get("then", case.get("else", [])) for case in known.get("branch", [])]
+        ways += [(arm or {}).get("then", []) for arm in (known.get("split") or {}).values()]
+        inner = [[]] if known is step else next((found for way in ways if (found := behind(way, step))), None)
+        if inner is not None:
+            rest = list(steps[number + 1 :])
+            return [rest] if known is step else [rest, *inner]
+    return None
+
+
+@dataclass
+class Editions:
+    """The versions of one campaign. `published`: (offset, number of the text, `on_edit`), each unlike the last."""
+
+    texts: list[Mapping[str, Any]]
+    published: list[tuple[int, int, str]]
+
+    def publish(self, offset: int, text: Mapping[str, Any]) -> None:
+        """Take a text that the log publishes. `on_edit` is no part of what it means."""
+        text, mode = {key: value for key, value in text.items() if key != "on_edit"}, text.get("on_edit", "drain")
+        if text not in self.texts:
+            self.texts.append(text)
+        number = self.texts.index(text)
+        if number != self.published[-1][1]:
+            self.published.append((offset, number, mode))
+
+    def at(self, offset: int) -> int:
+        """The version that is live when a record is read."""
+        return [number for known, number, _ in self.published if known < offset][-1]
+
+    def after(self, version: int, joined: int) -> tuple[int | None, int]:
+        """The version in which a journey goes on, and since when; None where an edit ended it."""
+        while version != self.published[-1][1]:
+            place = max(n for n, (_, number, _) in enumerate(self.published) if number == version)
+            offset, number, mode = self.published[place + 1]
+            if mode == "drain" or joined >= offset:
+                break
+            if mode == "drop":
+                return None, offset
+            version, joined = number, offset
+        return version, joined
+
+
 @dataclass
 class Crowd:
     """All journeys of a partition. `contest`: messages judged in the present one; `sent`: all that were let through."""
 
     partition: int
     walk: LifeWalk
+    editions: Mapping[str, Editions]
     rules: Rules | None = None
     asked: list[Ask] = field(default_factory=list)
     contest: list[Message] = field(default_factory=list)
@@ -199,17 +277,19 @@ class Crowd:
                 self.begin(entry, texts)
         self.hold_contest()
         self.timers = False
-        r = next((x for x in reversed(self.walk.history.get(event.get("member_id"), ())) if x.offset == offset), None)
-        for m in list(self.members) if r is not None and event["type"] != "tick" else ():
-            if m.entry.instance.member_id == r.member_id and not m.over:
+        own = self.walk.history.get(str(event.get("member_id")), [])
+        if own and own[-1].offset == offset:  # else a tick, nobody's, or read before
+            for m in [m for m in self.members if m.entry.instance.member_id == own[-1].member_id and not m.over]:
                 m.at = offset
-                m.meet(r, clock)
+                m.meet(own[-1], clock)
         for entry in fresh:
             if entry.due is None:
                 self.begin(entry, texts)
         self.hold_contest()
         if event["type"] in ("policy.published", "policy.withdrawn"):
             self.publish(event)
+        elif event["type"] == "campaign.published" and event["data"]["campaign"] in self.editions:
+            self.editions[event["data"]["campaign"]].publish(offset, yaml.safe_load(event["data"]["yaml"]))
 
     def publish(self, event: Mapping[str, Any]) -> None:
         """Take the policies that hold from the next record on."""
@@ -225,13 +305,17 @@ class Crowd:
         campaign = texts.get(i.plan.campaign)
         if campaign is None:
             return
-        explicit = "flow" in campaign
-        if not explicit:
+        explicit, version = "flow" in campaign, 0
+        if explicit:
+            version = self.editions[i.plan.campaign].at(self.walk.began[i.order])
+            campaign = self.editions[i.plan.campaign].texts[version]
+        else:
             campaign = {**campaign, "flow": [{"send": campaign["send"]}]}
         own = self.walk.history[i.member_id]
         profile: Mapping[str, Any] = next((r.profile for r in reversed(own) if r.offset <= entry.read_up_to), {})
         m = Member(entry, campaign, i.plan, named(campaign["flow"]), 0, 0, profile, entry.due, entry.by)
         m.crowd, m.explicit, m.at, m.said = self, explicit, self.offset, self.walk.said
+        m.version, m.joined = version, self.offset
         m.stack, m.wanted, m.told, m.held, m.leg, m.resuming = [list(campaign["flow"])], None, False, None, None, False
         self.members.append(m)
         m.move(entry.e, entry.clock, entry.due, entry.by, profile)
@@ -249,7 +333,10 @@ def crowd(
         partition: its number, for its share of budgets.
     """
     plans = sorted((read_campaign(c) for c in campaigns), key=lambda plan: plan.campaign)
-    found = Crowd(partition, walk_of(campaigns, plans))
+    first = {c["campaign"]: yaml.safe_load(yaml.safe_dump(c)) for c in campaigns if "flow" in c}
+    found = Crowd(
+        partition, walk_of(campaigns, plans), {name: Editions([c], [(-1, 0, "")]) for name, c in first.items()}
+    )
     texts = {c["campaign"]: c for c in campaigns if "flow" in c or "send" in c}
     for offset, event in enumerate(events):
         found.step(offset, event, texts)

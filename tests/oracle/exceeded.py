@@ -71,9 +71,7 @@ def _message(line: Mapping[str, Any], own: Sequence[Read]) -> Message:
     return m
 
 
-def _judged(
-    m: Message, rules: Rules, here: Sequence[Published], went: Sequence[Message]
-) -> Iterator[tuple[str, bool]]:
+def _judged(m: Message, rules: Rules, here: Sequence[Published], went: Sequence[Message]) -> Iterator[tuple[str, bool]]:
     policy, plain = rules.policy, m.category != "transactional"
     zone = member_zone(last_profile(m.past), policy)
     for cap in [cap for cap in policy.get("caps", ()) if plain and matches(m, cap)]:

@@ -18,7 +18,7 @@ from typing import Any
 from schemas.ids import command_id
 from tests.oracle.cascade_cases import cascade_case
 from tests.oracle.cascades import Cascade
-from tests.oracle.evaluate import Instance, Read, time_ms
+from tests.oracle.evaluate import Instance, Match, Read, time_ms
 from tests.oracle.flows import flow_case
 from tests.oracle.generate import ATTRIBUTES
 from tests.oracle.journeys import Entry, EntryWalk, Follower, chosen, named, walk_steps
@@ -36,6 +36,11 @@ class LifeWalk(EntryWalk):
     state: dict[str, str]
     begun: dict[int, set[str]]
     said: list[Said]
+    began: dict[int, int]  # by an instance's number: the offset at which it began
+
+    def _start(self, plan: Plan, r: Read, match: Match) -> None:
+        self.began[self.started + 1] = r.offset
+        super()._start(plan, r, match)
 
     def _timers(self, offset: int) -> None:
         self.begun[offset] = {
@@ -160,7 +165,7 @@ class Stands(Exception):
 def walk_of(campaigns: Sequence[Mapping[str, Any]], plans: Sequence[Plan]) -> LifeWalk:
     """Begin a walk that knows the campaigns' dates."""
     walk = LifeWalk(plans, True)
-    walk.entries, walk.state, walk.begun, walk.said = [], {}, {}, []
+    walk.entries, walk.state, walk.begun, walk.said, walk.began = [], {}, {}, [], {}
     walk.dates = {
         c["campaign"]: (time_ms(c["start"]) if "start" in c else 0, time_ms(c["end"]) if "end" in c else math.inf)
         for c in campaigns

@@ -41,7 +41,9 @@ class Message:
     said: list[tuple[int, str]] = field(default_factory=list)
     group: str = ""  # of a cascade's leg: the cascade, which caps count once
     zone: str = "UTC"  # of budgets, when it was sent
-    counted: set[tuple[Any, ...]] = field(default_factory=set)  # what still knows of it: scopes of caps and budgets, ADDRESS
+    counted: set[tuple[Any, ...]] = field(
+        default_factory=set
+    )  # what still knows of it: scopes of caps and budgets, ADDRESS
 
     @property
     def member_id(self) -> str:
@@ -205,7 +207,9 @@ class Rules:
 def forget(rules: Rules | None, sent: Sequence[Message]) -> None:
     """Follow an edit of the policies: budgets and addresses that are no longer asked for begin anew; caps go on."""
     policy = rules.policy if rules is not None else {}
-    known = {budget_scope(budget) for budget in policy.get("budgets", ())} | ({ADDRESS} if "dedupe" in policy else set())
+    known = {budget_scope(budget) for budget in policy.get("budgets", ())} | (
+        {ADDRESS} if "dedupe" in policy else set()
+    )
     for x in sent:
         x.counted = {scope for scope in x.counted if scope in known or scope[0] == "cap"}
 

@@ -28,8 +28,12 @@ from tidings.simulation.workload import json_bytes, spell, with_append_times
 pytestmark = pytest.mark.simulation
 
 SEEDS = Path(__file__).with_name("seeds")
-ORACLE: Any = SimpleNamespace(case=generate.case, firings=evaluate.firings, journeys=crowd.crowd, exceeded=exceeded.exceeded)
-FLOWS: Any = SimpleNamespace(case=flows.mixed_case, firings=evaluate.firings, journeys=crowd.crowd, exceeded=exceeded.exceeded)
+ORACLE: Any = SimpleNamespace(
+    case=generate.case, firings=evaluate.firings, journeys=crowd.crowd, exceeded=exceeded.exceeded
+)
+FLOWS: Any = SimpleNamespace(
+    case=flows.mixed_case, firings=evaluate.firings, journeys=crowd.crowd, exceeded=exceeded.exceeded
+)
 FOUND = json.loads((SEEDS / "found.json").read_text())
 RED = json.loads((SEEDS / "mutations.json").read_text())
 SEARCHED = 400  # seeds tried when those that were red no longer are

@@ -1,5 +1,6 @@
 """What policies need of a run: members to protect, clocks that change, receipts of every kind. All of it by chance."""
 
+import copy
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -41,17 +42,23 @@ class Place:
 
     def __init__(self, seed: int) -> None:
         rng = random.Random(f"place {seed}")  # noqa: S311 seeded chance of a simulation
-        self.zone, turn = rng.choice(TURNS)
-        ahead = rng.choice([2, 20, 60, 150, 1_800, 5_400])
-        begin = turn - timedelta(seconds=ahead)
-        if rng.random() < 0.3:
-            begin = datetime.fromtimestamp(LOGS_BEGIN_MS // 1000, UTC)
-        self.turn = max(turn, begin) if turn - begin < timedelta(days=1) else begin + timedelta(minutes=2)
-        self.shift_ms = int(begin.timestamp()) * 1000 - LOGS_BEGIN_MS
+        name, turn = rng.choice(TURNS)
+        self.zone, self.turn = ZoneInfo(name), turn
+        self.begin = turn - timedelta(seconds=rng.choice([2, 20, 60, 150, 1_800, 5_400]))
+        if rng.random() < 0.2:
+            self.begin = datetime.fromtimestamp(LOGS_BEGIN_MS // 1000, UTC)
+            self.turn = self.begin + timedelta(minutes=2)
+        self.shift_ms = int(self.begin.timestamp()) * 1000 - LOGS_BEGIN_MS
 
-    def minute(self, away: int) -> str:
-        """What the wall shows some minutes from the turn."""
-        return (self.turn + timedelta(minutes=away)).astimezone(ZoneInfo(self.zone)).strftime("%H:%M")
+    def hours(self, rng: random.Random) -> tuple[str, str]:
+        """Draw a quiet window that begins around the log, and ends soon, or behind the turn, or in what it skips."""
+        begin = self.begin + timedelta(minutes=rng.choice([-30, -2, -1, 0, 1, 3]))
+        end = rng.choice([self.begin, self.turn, self.turn]) + timedelta(minutes=rng.choice([2, 3, 30, 61, 150]))
+        skipped = (self.turn - timedelta(minutes=1)).astimezone(self.zone).replace(tzinfo=None) + timedelta(minutes=31)
+        shown = [at.astimezone(self.zone) for at in (begin, end)]
+        if rng.random() < 0.25:
+            shown[1] = skipped
+        return f"{shown[0]:%H:%M}", f"{shown[1]:%H:%M}"
 
     def moved(self, events: Iterable[Mapping[str, Any]]) -> list[Json]:
         """Let a log happen here."""
@@ -81,7 +88,7 @@ def willing(rng: random.Random, place: Place, member: str, a: int) -> Json:
         consent["topics"] = {"email": {rng.choice(["sale", "marketing"]): rng.random() < 0.5}}
     data: Json = {"consent": consent, "phone": "+1", "push_token": f"t{member}", "email": "x"}
     if rng.random() < 0.8:
-        data["timezone"] = rng.choice([place.zone, place.zone, "UTC", "Nowhere/None"])
+        data["timezone"] = rng.choice([place.zone.key, place.zone.key, "UTC", "Nowhere/None"])
     return {"type": "member.updated", "member_id": member, "occurred_at": a, "appended_at": a, "data": data}
 
 
@@ -89,13 +96,13 @@ def policies(rng: random.Random, place: Place, a: int) -> bytes:
     """Make a control record that publishes policies, or withdraws them."""
     if rng.random() < 0.12:
         return json_bytes({"type": "policy.withdrawn", "member_id": None, "occurred_at": a, "data": {}})
-    policy: Json = {"timezone": rng.choice([place.zone, place.zone, "UTC"])}
+    policy: Json = {"timezone": rng.choice([place.zone.key, place.zone.key, "UTC"])}
     policy["caps"] = [_cap(rng) for _ in range(rng.choice([0, 1, 2, 3]))]
-    if rng.random() < 0.4:
-        hours = {"from": place.minute(rng.choice([-90, -30, -2, -1, 0])), "to": place.minute(rng.choice([1, 2, 3, 30, 61, 150]))}
-        then = {"then": rng.choice(["hold", "hold", "cancel"])} if rng.random() < 0.5 else {}
+    if rng.random() < 0.5:
+        begin, end = place.hours(rng)
+        then = {"then": rng.choice(["hold", "hold", "cancel"])} if rng.random() < 0.4 else {}
         channels = {"channels": rng.sample(CHANNELS, k=2)} if rng.random() < 0.3 else {}
-        policy["quiet_hours"] = [{**hours, **then, **channels}] if hours["from"] != hours["to"] else []
+        policy["quiet_hours"] = [{"from": begin, "to": end, **then, **channels}] if begin != end else []
     if rng.random() < 0.5:
         limit = f"{rng.choice([2, 5, 20])} {rng.choice(['per calendar day', 'per calendar week', 'in all'])}"
         policy["budgets"] = [{"limit": limit, **rng.choice([{}, {}, {"channel": "email"}])}]
@@ -149,6 +156,35 @@ def competing(rng: random.Random, campaign: Json) -> None:
             send["topic"] = "sale"
         if rng.random() < 0.15:
             send["lifetime"] = rng.choice(["20s", "3m", "2h"])
+
+
+def edited(rng: random.Random, campaign: Json, number: int) -> Json:
+    """Edit a flow while journeys wait in it: a step more, a step less, another wait, another end."""
+    again: Json = copy.deepcopy(campaign)
+    again["on_edit"] = rng.choice(["drain", "drop", "migrate", "migrate", "migrate"])
+    for _ in range(rng.choice([1, 1, 2])):
+        steps = rng.choice(list(_lists(again["flow"])))
+        roll = rng.random()
+        if roll < 0.4:
+            steps.insert(rng.randrange(len(steps)), {"wait": rng.choice(["2s", "7s"]), "name": f"more{number}"})
+        elif roll < 0.6 and len(steps) > 1:
+            del steps[rng.randrange(len(steps))]
+        elif roll < 0.8:
+            for step in steps:
+                if isinstance(step.get("wait"), str):
+                    step["wait"] = rng.choice(["3s", "40s"])
+        else:
+            again["exit_on"] = rng.choice(["engagement.opened", "engagement.clicked"])
+    return again
+
+
+def _lists(steps: list[Json]) -> Iterator[list[Json]]:
+    yield steps
+    for step in steps:
+        for case in step.get("branch", []):
+            yield from _lists(case.get("then", case.get("else", [])))
+        for arm in (step.get("split") or {}).values():
+            yield from _lists((arm or {}).get("then") or [{}])
 
 
 def _sends(steps: list[Json]) -> Iterator[Json]:

@@ -16,7 +16,7 @@ from schemas.instants import instant_text
 from streams.campaigns import load_campaign
 from streams.patterns.plan import Plan
 from tidings.simulation.faults import Faults
-from tidings.simulation.guarded import Place, competing, crowding, is_guarded, policies, willing
+from tidings.simulation.guarded import Place, competing, crowding, edited, is_guarded, policies, willing
 from tidings.simulation.world import World
 
 json_bytes = msgspec.json.Encoder(order="deterministic").encode
@@ -114,6 +114,8 @@ def make_partition(
         for _ in range(own.choice([0, 0, 1, 2]) if lines else 0):
             at = own.randrange(len(lines))
             lines.insert(at, (lines[at][0], None, policies(own, place, lines[at][0])))
+        if not alive:
+            _edit_flows(own, campaigns, lines)
     if faults.anywhere("edits") and rng.random() < 0.5 and lines and campaigns:
         work.edited = True
         other, _ = source.case(seed * 4 + partition + 1_000_003, 3, 5)
@@ -209,6 +211,16 @@ def _operate(rng: random.Random, campaigns: Sequence[Json], lines: list[tuple[in
         a, data = lines[-1][0], {"campaign": campaign["campaign"]}
         record = json_bytes({"type": "campaign.resumed", "member_id": None, "occurred_at": a, "data": data})
         lines.append((a, None, record))
+
+
+def _edit_flows(rng: random.Random, campaigns: list[Json], lines: list[tuple[int, bytes | None, bytes]]) -> None:
+    """Publish other versions of flows, and first ones again, while journeys run; their patterns stay as they are."""
+    for first in [c for c in campaigns if "flow" in c] if rng.random() < 0.6 and lines else ():
+        places = sorted(rng.sample(range(len(lines)), k=min(len(lines), rng.choice([0, 1, 2, 3]))))
+        for number, at in enumerate(places):
+            campaign = edited(rng, first, number) if number == 0 or rng.random() < 0.8 else first
+            if not errors(load_campaign(spell(campaign), "campaign.yaml")[1]):
+                lines.insert(at + number, (lines[at + number][0], None, _published(campaign, lines[at + number][0])))
 
 
 def _withdrawn(name: str, a: int) -> bytes:
