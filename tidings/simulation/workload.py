@@ -217,10 +217,10 @@ def _edit_flows(rng: random.Random, campaigns: list[Json], lines: list[tuple[int
     """Publish other versions of flows, and first ones again, while journeys run; their patterns stay as they are."""
     for first in [c for c in campaigns if "flow" in c] if rng.random() < 0.6 and lines else ():
         places = sorted(rng.sample(range(len(lines)), k=min(len(lines), rng.choice([0, 1, 2, 3]))))
-        for number, at in enumerate(places):
+        for number, at in reversed(list(enumerate(places))):
             campaign = edited(rng, first, number) if number == 0 or rng.random() < 0.8 else first
             if not errors(load_campaign(spell(campaign), "campaign.yaml")[1]):
-                lines.insert(at + number, (lines[at + number][0], None, _published(campaign, lines[at + number][0])))
+                lines.insert(at, (lines[at][0], None, _published(campaign, lines[at][0])))
 
 
 def _withdrawn(name: str, a: int) -> bytes:
