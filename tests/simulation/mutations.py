@@ -20,10 +20,14 @@ import agents.engine_worker as engine_worker
 import agents.lease as lease
 import agents.outbox as outbox
 import agents.pacemaker as pacemaker
+import streams.arbiter as arbiter
 import streams.engine as engine
 import streams.intake as intake
 import streams.patterns.match as match
 import streams.patterns.plan as plan
+import streams.policies.caps as caps
+import streams.policies.judge as judge
+import streams.policies.receipts as receipts
 import tables.hot as hot
 import tables.store as store
 import tidings.simulation.disk as disk
@@ -117,6 +121,11 @@ def lateness_ignored() -> list[Undo]:
 
 async def _nothing(*_: Any) -> None:
     """Do nothing."""
+
+
+def one_message_too_many() -> list[Undo]:
+    undo = rewrite(caps, "judge_caps", ("allowed = cap.count if", "allowed = 1 + cap.count if"))
+    return [*undo, put(judge, "judge_caps", caps.judge_caps)]
 
 
 def _never(*_: Any) -> bool:
@@ -255,6 +264,23 @@ MUTATIONS = [
         "no pacemaker",
         "an idle partition gets a tick when a timer is due",
         lambda: [put(pacemaker.Pacemaker, "beat", _nothing)],
+    ),
+    Mutation("one message too many", "a cap lets through as many as it says", one_message_too_many),
+    Mutation(
+        "what came gives its slot back",
+        "a message that was delivered keeps its slot, whatever else is told of it",
+        lambda: rewrite(receipts, "_settled", ("if came", "if False")),
+    ),
+    Mutation(
+        "first come, first served",
+        "of those that compete the highest priority is judged first",
+        lambda: rewrite(arbiter.Arbiter, "contest", ("-priority", "0")),
+    ),
+    Mutation(
+        "every leg is capped",
+        "caps count a cascade once",
+        lambda: rewrite(judge, "judge", ("command_digest(request.cascade) if request.cascade else None", "None"))
+        + [put(arbiter, "judge", judge.judge)],
     ),
     Mutation(
         "share without rows",
