@@ -195,3 +195,19 @@ def test_commands_about_members_are_one_row_each(warehouse: Warehouse) -> None:
     assert [(r["kind"], r["points"], list(r["added"])) for r in found] == [
         ("AccruePoints", 5.0, []), ("UpdateTags", None, ["vip"]),
     ]  # fmt: skip
+
+
+def test_ways_of_a_split_are_compared_by_the_goal_their_journeys_reach(warehouse: Warehouse) -> None:
+    def way(member: str, name: str) -> bytes:
+        return decided(member, "assigned", "split", step="group", variant=name)
+
+    told = [
+        way("a1", "mail"), way("a2", "mail"), way("a3", "mail"), way("b1", "none"), way("b2", "none"),
+        decided("a1", "exited", "goal", AT + 1), decided("a2", "completed", "end", AT + 1),
+        decided("b1", "exited", "exit_on", AT + 1), decided("x", "exited", "goal", AT + 1),
+    ]  # fmt: skip
+    for _ in range(2):
+        fill(warehouse, "decisions", told)
+    found = rows(warehouse, "SELECT * FROM split_results ORDER BY way")
+    counts = [tuple(row.values())[2:] for row in found]
+    assert counts == [("mail", 3, 1, 1, 1), ("none", 2, 0, 1, 1)]
