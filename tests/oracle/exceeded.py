@@ -31,7 +31,7 @@ Published = tuple[int, Rules | None]
 
 
 def exceeded(
-    events: Sequence[Mapping[str, Any]], sent: Sequence[Mapping[str, Any]], partition: int, always: Any = None
+    events: Sequence[Mapping[str, Any]], sent: Sequence[Mapping[str, Any]], partition: int
 ) -> tuple[list[str], int]:
     """List the bounds that messages broke, and how often one was looked at.
 
@@ -39,10 +39,9 @@ def exceeded(
         events: the lines of one partition's log, control records too; the offset is the index.
         sent: what went out, in order: `offset`, `timers` (before the record itself) and the fields of the command.
         partition: its number.
-        always: policies that hold from the beginning.
     """
     walk = Walk([], False)
-    published: list[Published] = [(-1, None if always is None else Rules(always))]
+    published: list[Published] = [(-1, None)]
     for offset, event in enumerate(events):
         walk.read(offset, event)
         if event["type"] == "policy.published":

@@ -279,8 +279,10 @@ MUTATIONS = [
     Mutation(
         "every leg is capped",
         "caps count a cascade once",
-        lambda: rewrite(judge, "judge", ("command_digest(request.cascade) if request.cascade else None", "None"))
-        + [put(arbiter, "judge", judge.judge)],
+        lambda: (
+            rewrite(judge, "judge", ("command_digest(request.cascade) if request.cascade else None", "None"))
+            + [put(arbiter, "judge", judge.judge)]
+        ),
     ),
     Mutation(
         "share without rows",
