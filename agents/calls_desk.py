@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 import structlog
@@ -33,8 +33,13 @@ from schemas.references import told_event
 
 CLAIM_S = 10.0
 EXPIRE_S = 15.0
+HELD_MS = 60_000  # while an outcome is written; longer than whoever asked for it waits
 
 log = structlog.get_logger("agents.desk")
+
+
+def _holds(state: CallState | None, lease: str) -> TypeGuard[CallState]:
+    return state is not None and bool(lease) and state.lease == lease and not state.outcome
 
 
 class Gone(Exception):
@@ -106,16 +111,21 @@ class CallsDesk(Desk):
     async def complete(self, ident: str, lease: str, outcome: str, again_at_ms: int) -> None:
         """Write what came of a claimed task: the events first, for a task that has ended is not told of again.
 
+        What is known here may be old: somebody else may have claimed it since on another worker. So the claim is made
+        again, and the log says whose it is until all is written.
+
         Raises:
             Gone: it is not this claim's.
             KafkaException: as `Desk.append`.
+            TimeoutError: the log was not read back in time.
         """
         state = self.state(ident)
-        if state is None or not lease:
-            raise Gone
-        if state.told == lease:
+        if state is not None and lease and state.told == lease:
             return  # said again
-        if state.outcome or state.lease != lease:
+        if not _holds(state, lease):
+            raise Gone
+        state = await self._claim_one(ident, state.actor, HELD_MS, lease)
+        if state is None:
             raise Gone
         now_ms = self.clock_ms()
         await self.append_event(outcome_event(state, lease, outcome, again_at_ms, now_ms))
@@ -132,17 +142,22 @@ class CallsDesk(Desk):
         """Return a task as it stands here."""
         return None if self.replica is None else read_call(self.replica.get(ident.encode()))
 
-    async def _claim_one(self, ident: str, actor: str, span_ms: int) -> CallState | None:
-        replica, lease = self.replica, secrets.token_urlsafe(12)
+    async def _claim_one(self, ident: str, actor: str, span_ms: int, lease: str = "") -> CallState | None:
+        """Claim a task, for the first time or again, and read back whether the claim holds."""
+        replica, before = self.replica, self.state(ident)
+        lease = lease or secrets.token_urlsafe(12)
         if replica is None:
             return None
+        held_until_ms = before.leased_until_ms if _holds(before, lease) else -1
         await self._write(ident, CallClaim(FORMAT, lease, actor, span_ms))
         found: list[CallState] = []
 
         def decided() -> bool:
             state = self.state(ident)
-            found[:] = [state] if state is not None and state.lease == lease else []
-            return bool(found) or state is None or lease in state.lost
+            if _holds(state, lease):
+                found[:] = [state] if state.leased_until_ms != held_until_ms else []  # else the claim is not read yet
+                return bool(found)
+            return state is None or bool(state.outcome) or lease in state.lost
 
         if not await replica.until(decided, CLAIM_S):
             raise TimeoutError

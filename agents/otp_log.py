@@ -76,6 +76,7 @@ class OtpLog:
         """Write all of it or nothing; returns once it is durable.
 
         Raises:
+            BufferError: too much waits for the broker; nothing was written.
             KafkaException: it is not known whether it was written, or another process has taken over. What is known
                 must be read again: end the process.
         """
@@ -87,13 +88,17 @@ class OtpLog:
                 failed.append(error)
 
         producer.begin_transaction()
-        for key, value in records.items():
-            producer.produce(OTP_STATE, value, key, 0, on_delivery=done)
-        for command in commands:
-            topic = COMMANDS_OF[lane_of(command)]
-            producer.produce(topic, encode_command(command), command.member_id, on_delivery=done)
-        for event in events:
-            producer.produce(EVENTS, encode_event(event), event.member_id, on_delivery=done)
+        try:
+            for key, value in records.items():
+                producer.produce(OTP_STATE, value, key, 0, on_delivery=done)
+            for command in commands:
+                topic = COMMANDS_OF[lane_of(command)]
+                producer.produce(topic, encode_command(command), command.member_id, on_delivery=done)
+            for event in events:
+                producer.produce(EVENTS, encode_event(event), event.member_id, on_delivery=done)
+        except BufferError:
+            producer.abort_transaction(COMMIT_S)  # else none could be begun any more
+            raise
         producer.commit_transaction(COMMIT_S)
         if failed:
             raise KafkaException(failed[0])

@@ -1,7 +1,8 @@
 """Tasks of a call centre: queued, claimed for a while, ended by an outcome; folded in the order of the log.
 
 Many operators claim at the same moment, on any worker. The log decides: the first claim of a free task holds it until
-its lease is over, the others read back that they lost.
+its lease is over, the others read back that they lost. Who holds it may claim it again with the same lease, which then
+holds from that record on; also after its end, if nobody else has claimed meanwhile.
 """
 
 import msgspec
@@ -146,7 +147,8 @@ def outcome_event(state: CallState, lease: str, outcome: str, again_at_ms: int, 
 
 
 def _claimed(state: CallState, claim: CallClaim, at_ms: int) -> CallState:
-    if not state.free(at_ms):
+    renewed = bool(claim.lease) and claim.lease == state.lease  # by its holder, who asks the log whether he still is
+    if not renewed and not state.free(at_ms):
         return msgspec.structs.replace(state, lost=(*state.lost, claim.lease)[-LOST_MAX:])
     return msgspec.structs.replace(state, lease=claim.lease, actor=claim.actor, leased_until_ms=at_ms + claim.span_ms)
 

@@ -21,8 +21,8 @@ from ipaddress import ip_address
 from urllib.parse import unquote, urlsplit
 
 import structlog
-from aiosmtplib import SMTP, SMTPException, SMTPResponseException
-from aiosmtplib.errors import SMTPDataError, SMTPRecipientRefused, SMTPSenderRefused
+from aiosmtplib import SMTP, SMTPException, SMTPResponse, SMTPResponseException
+from aiosmtplib.errors import SMTPDataError
 
 from schemas.errors import OperatorError
 from sinks.mime import Mail
@@ -36,6 +36,7 @@ MAILS_PER_LINK = 1_000  # servers limit it too; a fresh connection also follows 
 DOWN_BASE_S = 0.25
 DOWN_CAP_S = 5.0  # a server that is back is noticed within 5 s
 _LOST = (SMTPException, OSError, TimeoutError, EOFError)
+_GO_ON = Outcome("", 0, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ class EmailTransport:
                 link.fresh = False
                 return link
             link.drop()
-        return Link(self, await self.connect(), self._server.host)
+        return Link(self, await self.connect(), self._server.host, self._timeout_s)
 
     async def _connect(self) -> SMTP:
         server = self._server
@@ -194,9 +195,10 @@ class EmailTransport:
 class Link:
     """One connection, for one user at a time."""
 
-    def __init__(self, transport: EmailTransport, client: SMTP, host: str) -> None:
+    def __init__(self, transport: EmailTransport, client: SMTP, host: str, timeout_s: float) -> None:
         self._transport = transport
         self._client = client
+        self._timeout_s = timeout_s
         self._mails = 0
         self.host = host
         self.fresh = True
@@ -249,21 +251,28 @@ class Link:
     async def _envelope(self, mail: Mail) -> Outcome | None:
         """Name sender and recipient. None: the connection broke. An empty status: go on with the content."""
         try:
-            await self._client.mail(mail.sender)
-            await self._client.rcpt(mail.recipient)
-        except SMTPSenderRefused as error:
-            return _refused(error, "failed", "sender_refused")
-        except SMTPRecipientRefused as error:
-            return _refused(error, "bounced", "recipient_refused")
+            async with asyncio.timeout(2 * self._timeout_s):
+                reply = await self._command(b"MAIL", b"FROM:<%b>" % mail.sender.encode("ascii"))
+                if reply.code != 250:
+                    return _refused(reply, "failed", "sender_refused")
+                reply = await self._command(b"RCPT", b"TO:<%b>" % mail.recipient.encode("ascii"))
         except _LOST:
             return None
-        return Outcome("", 0, "")
+        if reply.code not in (250, 251):
+            return _refused(reply, "bounced", "recipient_refused")
+        return _GO_ON
+
+    async def _command(self, verb: bytes, argument: bytes) -> SMTPResponse:
+        # Not by the library's `mail` and `rcpt`, which parse addresses that `Mail` has checked, nor with its timeouts:
+        # both together took a tenth of a mail's time.
+        return await self._client.execute_command(verb, argument, timeout=None)
 
     async def _content(self, mail: Mail) -> Outcome:
         try:
-            reply = await self._client.data(mail.content)
+            async with asyncio.timeout(2 * self._timeout_s):
+                reply = await self._client.data(mail.content, timeout=None)
         except SMTPDataError as error:
-            return _refused(error, "bounced", "content_refused")
+            return _refused(SMTPResponse(error.code, error.message), "bounced", "content_refused")
         except _LOST:
             self.reusable = False
             return Outcome("unknown", 0, "reply_lost")
@@ -276,9 +285,9 @@ class Link:
             self.reusable = False
 
 
-def _refused(error: SMTPResponseException, permanent: str, reason: str) -> Outcome:
-    status = permanent if 500 <= error.code < 600 else "deferred"
-    return Outcome(status, error.code, reason, redact(error.message))
+def _refused(reply: SMTPResponse, permanent: str, reason: str) -> Outcome:
+    status = permanent if 500 <= reply.code < 600 else "deferred"
+    return Outcome(status, reply.code, reason, redact(reply.message))
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,7 +2,7 @@
 
 It happens to the rendered page: selectors then see what loops and branches made of it, and a layout's rules reach the
 blocks of those who extend it. css-inline (Rust) needs some 0.1 ms for a usual page; no `<style>`, no cost.
-What cannot be inlined (`@media`, `:hover`) stays in `<style>`.
+What cannot be inlined (`@media`, `:hover`) stays in `<style>`; a page with nothing else there stays as it is.
 
 A page is made by authors we do not trust, and what html5ever makes of tags that do not meet can be far larger than the
 page, or end the process: so they are counted first.
@@ -21,6 +21,8 @@ MATCH_MAX = 20_000_000  # tags times characters of rules
 _TAG = re.compile(r"<(/?)([A-Za-z][^\s/>]*)")
 _VOID = frozenset({"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"})
 _STYLE = re.compile(r"<style[\s>][^<]*", re.IGNORECASE)
+# A `<style>` with nothing but `@media`, as in pages whose author wrote the rest into the elements: nothing to inline.
+_MEDIA_ALONE = re.compile(r"<style>(?:\s*+@media[^{}<]*+\{(?:[^{}<]*+\{[^{}<]*+\})*+\s*+\})*+\s*+</style>")
 _inliner = CSSInliner(keep_style_tags=True, remove_inlined_selectors=True, load_remote_stylesheets=False)
 
 
@@ -31,6 +33,8 @@ def inlined(page: str, name: str) -> str:
         RenderError: more tags and rules than can be worked on; `name` is the file's.
     """
     if "<style" not in page and "<STYLE" not in page:
+        return page
+    if len(_MEDIA_ALONE.findall(page)) == len(_STYLE.findall(page)):
         return page
     few = page.count("<")
     tags, most = (few, few) if few <= OPEN_MAX else _tags(page)  # to count properly takes as long as to inline

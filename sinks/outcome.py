@@ -40,6 +40,8 @@ class ProviderDown(Exception):
 
 def redact(text: str) -> str:
     """Shorten a provider's words and take addresses out: receipts are kept for years, and name members by id alone."""
-    for pattern, word in ((_ADDRESS, "(address)"), (_NUMBER, "(number)"), (_KEY, "(key)")):
+    if "@" in text:
+        text = _ADDRESS.sub("(address)", text)
+    for pattern, word in ((_NUMBER, "(number)"), (_KEY, "(key)")):
         text = pattern.sub(word, text)
     return " ".join(text.split())[:200]

@@ -243,7 +243,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def _metered(self, one: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(one)  # keeps jinja_pass_arg
         def metered(*args: Any, **kwargs: Any) -> Any:
-            self.spend(1 + sum(_weight(arg) for arg in args))
+            steps = 1
+            for arg in args:
+                steps += _weight(arg)
+            self.spend(steps)
             value = _bounded_text(one(*args, **kwargs))
             self.spend(_weight(value))
             return value

@@ -13,7 +13,7 @@ from streams.patterns.plan import Plan
 LIVE, SCHEDULED, ENDED = "live", "scheduled", "ended"
 PAUSED, DRAINING, STOPPED = "paused", "draining", "stopped"
 SAID = {CAMPAIGN_PAUSED: PAUSED, CAMPAIGN_DRAINED: DRAINING}
-LOOK_MS_MAX = 86_400_000
+LOOK_MS_MAX = 3_600_000
 PAUSE_STEP_MS = 15 * 60_000  # how often what a pause holds asks again: what waited leaves spread over as long
 NEVER_MS = 2**62
 HELD_MS = 8 * 86_400_000  # a date is decided at most 7 days after it came: the longest lateness
@@ -100,7 +100,7 @@ def next_turn(plans: Iterable[Plan], clock_ms: int) -> int:
 def look_again(clock_ms: int, since_ms: int) -> int:
     """Return when a command that a pause holds since a clock asks again.
 
-    It has no lifetime, and a pause may last for months: what has waited long asks less often, at most once a day.
+    It has no lifetime, and a pause may last for months: what has waited long asks less often, once an hour.
     """
     return clock_ms + min(max(PAUSE_STEP_MS, (clock_ms - since_ms) // 8), LOOK_MS_MAX)
 

@@ -1,4 +1,4 @@
-"""The garbage collector's settings while an engine runs."""
+"""The garbage collector's settings while an engine or delivery runs."""
 
 import gc
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ def quiet_gc() -> Iterator[None]:
 
     The engine makes no cycles worth a search; reference counts free what a batch leaves. With the default threshold a
     log of 600,000 events of 200,000 members took a third longer (47 s of CPU against 34 s, 2 shared cores).
+    Delivery makes none either (1,730 objects at its start, and none for each of 2,000 mails).
     """
     threshold = gc.get_threshold()
     gc.collect()

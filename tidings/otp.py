@@ -36,6 +36,7 @@ CAMPAIGN = "one_time_code"  # what receipts name; no campaign of an author's, fo
 DATA_NAMES = frozenset({"code", "purpose", "minutes"})  # what templates see under `data`
 ID_BYTES = 16
 SWEEP_S = 60.0
+SWEPT_AT_ONCE = 500  # records looked at before requests have their turn: a millisecond
 COUNT_MAX = 1_000
 FILE_BYTES_MAX = 65_536
 LIMITS = ("member", "address", "ip", "range", "wrong_member", "wrong_ip")
@@ -107,7 +108,7 @@ class Codes:
                 await asyncio.wait(waiting, timeout=SWEEP_S, return_when=asyncio.FIRST_COMPLETED)
                 for one in waiting:
                     one.cancel()
-                self._sweep()
+                await self._sweep()
         finally:
             self.ready = False
             async with self._turn:  # what is being written comes to its end
@@ -168,6 +169,8 @@ class Codes:
             raise NotKept("one-time codes: not ready; ask again")
         try:
             await asyncio.to_thread(self._log.write, step.changes, commands, events)
+        except BufferError:
+            raise NotKept("one-time codes: not kept; ask again") from None  # certainly not written
         except KafkaException as error:
             # Written or not, nobody knows; or another process has taken over. Nothing is answered from memory any more.
             self.ready = False
@@ -191,9 +194,14 @@ class Codes:
             data={"code": code, "purpose": ask.purpose, "minutes": max(1, self.rules.lifetime_ms // 60_000)},
         )  # fmt: skip
 
-    def _sweep(self) -> None:
-        now = self._clock_ms()
-        self._known = {key: raw for key, raw in self._known.items() if not otp.outdated(key, raw, now)}
+    async def _sweep(self) -> None:
+        """Forget what says nothing any more, a few at a time: requests are answered in between."""
+        now, keys = self._clock_ms(), list(self._known)
+        for start in range(0, len(keys), SWEPT_AT_ONCE):
+            for key in keys[start : start + SWEPT_AT_ONCE]:
+                if otp.outdated(key, self._known[key], now):  # nobody else takes any away
+                    del self._known[key]
+            await asyncio.sleep(0)
 
 
 def families_of(counts: Mapping[tuple[str, str], int]) -> list[Family]:

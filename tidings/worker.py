@@ -34,6 +34,7 @@ from tidings.brokers.refusal import refused_for_long
 from tidings.collector import quiet_gc
 from tidings.compiled import spelled
 from tidings.config import Settings
+from tidings.loop import quick_loop
 from tidings.memory import give_back_forever
 from tidings.registry import decoder_of
 from tidings.web.ask import URL_FILE
@@ -128,8 +129,9 @@ def run_worker(settings: Settings, role: str, *, instance: int = 0, web_port: in
             f"tidings worker {role}: broker {settings.broker}, data {home}, web {launch.url}"
             + ("" if token else " (no token: only /health and /ready; set TIDINGS_WEB_TOKEN)")
         )
-        with _published(home / URL_FILE, launch.url):
-            asyncio.run(_until_signal(launch))
+        loop = quick_loop() if role == DELIVERY else None
+        with _published(home / URL_FILE, launch.url), asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(_until_signal(launch))
 
 
 def _port(settings: Settings, role: str, instance: int) -> int:
@@ -340,24 +342,25 @@ async def _run_delivery(launch: Launch, stop: asyncio.Event) -> None:
         tracking(settings, [secret], recorder) as track,
         _served(launch, probes, extend),
     ):
-        await run_delivery(
-            kafka=kafka,
-            smtp_url=settings.smtp,
-            smtp_username=settings.smtp_username,
-            smtp_password=settings.smtp_password,
-            mail_from=settings.mail_from,
-            templates_dir=settings.templates_dir,
-            state_dir=launch.home / "sent",
-            unsubscribe_base_url=base_url,
-            unsubscribe_secret=secret,
-            stop=stop,
-            receipts_base_url=settings.receipts_base_url,
-            extras=MailExtras(dkim, settings.tracking_base_url),
-            config=providers.current,
-            metrics=recorder,
-            ready=ready,
-            desks=desks,
-        )
+        with quiet_gc():
+            await run_delivery(
+                kafka=kafka,
+                smtp_url=settings.smtp,
+                smtp_username=settings.smtp_username,
+                smtp_password=settings.smtp_password,
+                mail_from=settings.mail_from,
+                templates_dir=settings.templates_dir,
+                state_dir=launch.home / "sent",
+                unsubscribe_base_url=base_url,
+                unsubscribe_secret=secret,
+                stop=stop,
+                receipts_base_url=settings.receipts_base_url,
+                extras=MailExtras(dkim, settings.tracking_base_url),
+                config=providers.current,
+                metrics=recorder,
+                ready=ready,
+                desks=desks,
+            )
 
 
 async def _run_otp(launch: Launch, stop: asyncio.Event) -> None:

@@ -140,4 +140,6 @@ def usual_outcome(reply: HttpReply, *, message_id: str = "", detail: str = "") -
 def retry_after_ms(reply: HttpReply) -> int:
     """Read `Retry-After` in seconds; 0 without one, or with a date (which would need a clock)."""
     text = reply.headers.get("retry-after", "").strip()
-    return min(int(text), 86_400) * 1000 if text.isascii() and text.isdigit() else 0
+    if not (text.isascii() and text.isdigit()):
+        return 0
+    return min(int(text[:15]), 86_400) * 1000  # Python refuses to read thousands of digits

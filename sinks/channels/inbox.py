@@ -16,7 +16,7 @@ from sinks.outcome import Outcome, ProviderDown
 TEXT_MAX = 4_000
 DAY_MS = 86_400_000
 
-Keep = Callable[[str, Any], Awaitable[None]]
+Keep = Callable[[str, Any], Awaitable[Outcome]]
 
 
 class InboxSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,7 +58,7 @@ class KeepingTransport(Bounded):
         self._keep: Keep | None = None
 
     def attach(self, keep: Keep) -> None:
-        """Name what keeps: called with the provider's name and the record."""
+        """Name what keeps: called with the provider's name and the record, it says what came of it."""
         self._keep = keep
 
     @contextlib.asynccontextmanager
@@ -67,7 +67,7 @@ class KeepingTransport(Bounded):
         async with self.place():
             if self._keep is None:
                 raise ProviderDown("not_attached", 1.0)
-            yield KeepingLink(self._name, self._keep)
+            yield KeepingLink(self, self._name, self._keep)
 
     async def close(self) -> None:
         """See `Transport`: there is nothing open."""
@@ -76,14 +76,14 @@ class KeepingTransport(Bounded):
 class KeepingLink:
     """One place."""
 
-    def __init__(self, name: str, keep: Keep) -> None:
+    def __init__(self, transport: KeepingTransport, name: str, keep: Keep) -> None:
+        self._transport = transport
         self._name = name
         self._keep = keep
 
     async def send(self, request: Any) -> Outcome:
         """See `Link`."""
-        await self._keep(self._name, request)
-        return Outcome("sent", 0, "accepted")
+        return self._transport.judge(await self._keep(self._name, request))
 
     def drop(self) -> None:
         """See `Link`: a record under way may be written; its fold knows it."""

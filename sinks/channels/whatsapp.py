@@ -8,7 +8,7 @@ import hmac
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,6 +19,7 @@ from sinks.channels.verdicts import GONE, OURS, REFUSED, STOPPED, THROTTLED, TRO
 from sinks.outcome import Outcome, redact
 
 TEXT_MAX, CAPTION_MAX, TOKEN_MAX = 4_096, 1_024, 512
+_T = TypeVar("_T")
 SIGNATURE = "x-hub-signature-256"
 _SPACES = re.compile(r"[ \t]+")
 _json = msgspec.json.Encoder(order="deterministic").encode
@@ -117,11 +118,7 @@ class Whatsapp:
         wanted = "sha256=" + hmac.digest(self.settings.app_secret.encode(), call.body, "sha256").hex()
         if not hmac.compare_digest(wanted.encode(), call.headers.get(SIGNATURE, "").encode()):
             raise Unsigned
-        try:
-            entries = msgspec.json.decode(call.body, type=_Hook).entry
-        except msgspec.MsgspecError:
-            return
-        for status in (one for entry in entries for change in entry.changes for one in change.value.statuses):
+        for status in _statuses(call.body):
             error = status.errors[0] if status.errors else _Error()
             code = str(error.code) if error.code else ""
             told = Told(STATUSES.get(status.status, ""), status.id, code, redact(error.title or error.message))
@@ -172,6 +169,25 @@ def _templated(dispatch: Dispatch, template: WhatsappTemplate) -> dict[str, Any]
     return {"type": "template", "template": spelled}
 
 
+def _statuses(body: bytes) -> Iterator["_Status"]:
+    """Read each on its own: one that is not understood takes no other along."""
+    hook = _read(body, _Hook)
+    for entry in hook.entry if hook else ():
+        for change in entry.changes:
+            value = _read(change.value, _Value)
+            for raw in (value.statuses if value else None) or ():
+                status = _read(raw, _Status)
+                if status is not None:
+                    yield status
+
+
+def _read(raw: bytes | msgspec.Raw, kind: type[_T]) -> _T | None:
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.MsgspecError:
+        return None
+
+
 class _Error(msgspec.Struct):
     code: int = 0
     message: str = ""
@@ -191,15 +207,15 @@ class _Status(msgspec.Struct):
     id: str = ""
     status: str = ""
     biz_opaque_callback_data: str = ""
-    errors: list[_Error] = []
+    errors: list[_Error] | None = None
 
 
 class _Value(msgspec.Struct):
-    statuses: list[_Status] = []
+    statuses: list[msgspec.Raw] | None = None
 
 
 class _Change(msgspec.Struct):
-    value: _Value = msgspec.field(default_factory=_Value)
+    value: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 class _Entry(msgspec.Struct):

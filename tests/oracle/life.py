@@ -126,7 +126,7 @@ class LifeFollower(Follower):
         waited = self.clock - (self.wanted or 0)
         self.told, self.held = (
             True,
-            self.clock + (STEP_MS if waited < 8 * STEP_MS else min(waited // 8, 24 * 3_600_000)),
+            self.clock + (STEP_MS if waited < 8 * STEP_MS else min(waited // 8, 3_600_000)),
         )
         self.stack[-1].insert(0, step)
         self.waiting = {"wait": ""}

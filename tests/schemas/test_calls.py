@@ -64,6 +64,15 @@ def test_an_outcome_after_the_end_of_a_lease_counts_while_nobody_else_has_claime
     assert folded((T0, claim("a")), (T0 + 5_000, said("a", REACHED))).outcome == REACHED
 
 
+def test_who_holds_a_task_may_claim_it_again_until_another_has_it() -> None:
+    again = folded((T0, claim("a")), (T0 + 500, claim("a", 60_000)), (T0 + 1_500, claim("b")))
+    assert (again.lease, again.leased_until_ms, again.lost) == ("a", T0 + 60_500, ("b",))
+    late = folded((T0, claim("a")), (T0 + 5_000, claim("a")), (T0 + 5_999, claim("b")))
+    assert (late.lease, late.leased_until_ms, late.lost) == ("a", T0 + 6_000, ("b",))
+    taken = folded((T0, claim("a")), (T0 + 1_000, claim("b")), (T0 + 1_500, claim("a")))
+    assert (taken.lease, taken.lost) == ("b", ("a",))
+
+
 def test_an_end_forgets_whom_to_call_and_is_not_claimed_again() -> None:
     for outcome in (REACHED, REFUSED):
         value = stored((T0, TASK), (T0, claim("a")), (T0, said("a", outcome)), (T0 + 5_000, claim("b")))

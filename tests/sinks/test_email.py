@@ -91,6 +91,35 @@ async def test_a_kept_connection_that_the_server_closed_costs_nothing(server: Se
     await transport.close()
 
 
+@pytest.mark.parametrize(
+    ("silent_at", "status", "reason"),
+    [(b"MAIL", "deferred", "connection_lost"), (b"DATA", "unknown", "reply_lost"), (b".", "unknown", "reply_lost")],
+)
+async def test_a_server_that_falls_silent_is_waited_for_in_bounds(silent_at: bytes, status: str, reason: str) -> None:
+    ended = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 here\r\n")
+        while line := (await reader.readline()).strip():
+            if line.startswith(silent_at):
+                await reader.read()
+                break
+            writer.write(b"354 go on\r\n" if line == b"DATA" else b"250 ok\r\n")
+        writer.close()
+        await writer.wait_closed()
+        ended.set()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    transport = EmailTransport(SmtpServer.parse(f"smtp://127.0.0.1:{port}"), 1, timeout_s=1)
+    content = b".\r\n" if silent_at == b"." else b"x\r\n"
+    outcome = await send(transport, Mail("a@b.example", "u@mail.example", "1@b.example", content))
+    assert (outcome.status, outcome.reason) == (status, reason)
+    await ended.wait()
+    await transport.close()
+    server.close()
+
+
 async def test_a_server_that_is_away_is_no_answer_about_a_mail(server: Server) -> None:
     transport = transport_to(server)
     server.stop()

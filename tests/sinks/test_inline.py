@@ -26,6 +26,26 @@ def test_a_page_without_rules_stays_byte_for_byte() -> None:
     assert inlined(page, "x") == page
 
 
+@pytest.mark.parametrize(
+    ("rules", "stays"),
+    [
+        ("@media print { p { color: black } }\n@media (x) { .a, p { b: c } .d { e: f } }\n", True),
+        ("", True),
+        ("@media print { p { color: black } } p { color: red }", False),
+        ("p { color: red } @media print { p { color: black } }", False),
+        ("@media print { } } p { color: red }", False),
+    ],
+)
+def test_a_page_whose_rules_are_for_media_alone_stays_byte_for_byte(rules: str, stays: bool) -> None:
+    page = f"<style>{rules}</style><p>a&nbsp;b"
+    assert (inlined(page, "x") == page) == stays
+
+
+def test_one_style_with_rules_for_elements_is_enough_to_inline() -> None:
+    page = "<style>@media print { p { color: black } }</style><style>p { color: red }</style><p>a</p>"
+    assert 'style="color: red;"' in inlined(page, "x")
+
+
 def test_comments_for_outlook_stay() -> None:
     comment = "<!--[if mso]><table><tr><td><![endif]-->"
     assert comment in inlined(f"{STYLE}{comment}<p>x</p>", "x")

@@ -76,6 +76,14 @@ def test_the_wire_form_is_ascii_with_crlf_and_short_lines() -> None:
     assert max(map(len, raw.split(b"\r\n"))) < 998
 
 
+def test_every_line_ends_in_crlf_whatever_ends_the_lines_of_a_text() -> None:
+    text = "a\nb\rc\r\nd\n\n" + "word " * 40 + "\ttail \n.\n"
+    content = build(COMMAND, Rendered(("s", text, f"<p>{text}</p>")), SENDER, URL).content
+    assert content.count(b"\n") == content.count(b"\r") == content.count(b"\r\n")
+    parts = [part.get_content() for part in made(rendered=Rendered(("s", text, f"<p>{text}</p>"))).iter_parts()]
+    assert [part.splitlines() for part in parts] == [text.splitlines(), f"<p>{text}</p>".splitlines()]
+
+
 @pytest.mark.parametrize(
     "address",
     [

@@ -153,6 +153,26 @@ def test_a_message_that_a_pause_outlasts_is_given_up():
     assert run.said()[1:] == ["held paused first @3", "suppressed expired first @23", "held paused send @30"]
 
 
+def test_a_command_that_a_pause_holds_for_days_goes_on_within_an_hour_of_its_end():
+    head = "campaign: cart\npattern: cart.item.added then no order.created for 1m\n"
+    run = (
+        Shop(arbiter=None)
+        .publish(0, "flow:\n- accrue: {points: 5, reason: gift}\n", head)
+        .join()
+        .put(1, "cart.item.added")
+    )
+    said(run, 1.5, "paused")
+    end = 10 * 24 * 60
+    for minute in range(2, end, 15):
+        run.tick(minute)
+    said(run, end, "resumed")
+    for minute in range(end + 1, end + 62):
+        run.tick(minute)
+    assert [line.rpartition(" ")[0] for line in run.said()[-2:]] == ["issued accrue accrue", "completed end accrue"]
+    asked_at = float(run.said()[-1].rpartition("@")[2])
+    assert end < asked_at <= end + 60
+
+
 def test_a_plain_send_waits_for_the_end_of_a_pause_and_keeps_its_id():
     run = Shop(arbiter=None).publish(0, f"send: {SEND}\n", ABSENCE).join().put(1, "cart.item.added", product_id="p")
     said(run, 2, "paused").tick(12).tick(27)

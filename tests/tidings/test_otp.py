@@ -181,6 +181,32 @@ async def test_what_cannot_be_kept_is_not_told_and_ends_the_process(
             await shop.codes.request(Ask(**ASK))
 
 
+async def test_a_full_queue_to_the_broker_is_no_end(broker: MemoryBroker) -> None:
+    kafka = kafka_of(broker.bootstrap)
+    async with running(kafka | {"queue.buffering.max.messages": 1}) as shop:
+        for _ in range(2):  # the transaction of the first one was taken back
+            assert (await shop.post("/otp", ASK))[0] == 503
+        assert shop.codes.ready and not shop.commands() and not records(kafka, OTP_STATE, 1)
+
+
+async def test_what_is_over_is_forgotten_while_others_are_served() -> None:
+    codes = Codes(load_rules(TEXT, "otp.yaml"), {}, SECRET, ProvidersConfig)
+    lasts = {"n/one/99999999": b""}
+    codes._known = {f"n/{n}/0": b"" for n in range(5_000)} | lasts
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    serving = asyncio.create_task(others())
+    await codes._sweep()
+    serving.cancel()
+    assert codes._known == lasts and turns >= 5
+
+
 async def test_only_who_has_the_token_may_ask(broker: MemoryBroker) -> None:
     async with running(kafka_of(broker.bootstrap)) as shop:
         for path in ("/otp", "/otp/verify"):

@@ -26,9 +26,10 @@ from tidings.web.routes import (
     error_answer,
     json_answer,
     unavailable,
+    whole,
 )
 
-SEAT_MS_DEFAULT, SEAT_MS_MAX = 12 * 3_600_000, 30 * 86_400_000
+SEAT_MINUTES_DEFAULT, SEAT_MS_MAX = 12 * 60, 30 * 86_400_000
 LEASE_S_DEFAULT, LEASE_S_MAX = 900, 4 * 3_600
 LISTED_MAX = 200
 CALLBACK_MS_MAX = 366 * 86_400_000
@@ -72,8 +73,8 @@ class CallPages:
 
     async def give_seat(self, request: web.Request) -> web.Response:
         """Make a seat for an operator; `?minutes=` says how long it holds, 12 hours without."""
-        operator, minutes = request.match_info["operator"], request.query.get("minutes", "")
-        span_ms = int(minutes) * 60_000 if minutes.isascii() and minutes.isdigit() else SEAT_MS_DEFAULT
+        operator = request.match_info["operator"]
+        span_ms = whole(request.query.get("minutes", ""), SEAT_MINUTES_DEFAULT) * 60_000
         if len(operator) > NAME_MAX:
             return error_answer(400, "operator", f"too long (got {len(operator)} characters)", f"at most {NAME_MAX}")
         until_ms = self._desk.clock_ms() + min(span_ms, SEAT_MS_MAX)

@@ -21,9 +21,18 @@ from agents.send_one import Metrics
 from schemas.inbox import CLICKED, READ, SHOWN, Kept, read_inbox
 from schemas.passes import INBOX, Pass, read_pass, sign_pass
 from schemas.tokens import TokenError
-from tidings.web.routes import INBOX_ITEM, INBOX_LIST, INBOX_PASS, INBOX_STREAM, error_answer, json_answer, unavailable
+from tidings.web.routes import (
+    INBOX_ITEM,
+    INBOX_LIST,
+    INBOX_PASS,
+    INBOX_STREAM,
+    error_answer,
+    json_answer,
+    unavailable,
+    whole,
+)
 
-PASS_MS_DEFAULT, PASS_MS_MAX = 3_600_000, 30 * 86_400_000
+PASS_MINUTES_DEFAULT, PASS_MS_MAX = 60, 30 * 86_400_000
 PAGE, PAGE_MAX = 20, 100
 STREAMS_MAX = 10_000  # of one worker
 STREAMS_OF_MEMBER = 20  # so that one pass cannot take all of them
@@ -64,8 +73,8 @@ class InboxPages:
 
     async def give_pass(self, request: web.Request) -> web.Response:
         """Make a pass for a member; `?minutes=` says how long it holds, an hour without."""
-        member, minutes = request.match_info["member"], request.query.get("minutes", "")
-        span_ms = int(minutes) * 60_000 if minutes.isascii() and minutes.isdigit() else PASS_MS_DEFAULT
+        member = request.match_info["member"]
+        span_ms = whole(request.query.get("minutes", ""), PASS_MINUTES_DEFAULT) * 60_000
         if len(member) > NAME_MAX:
             return error_answer(400, "member", f"too long (got {len(member)} characters)", f"at most {NAME_MAX}")
         until_ms = self._desk.clock_ms() + min(span_ms, PASS_MS_MAX)
@@ -77,8 +86,7 @@ class InboxPages:
         if isinstance(found, web.Response) or replica is None:
             return found if isinstance(found, web.Response) else self._not_ready()
         kept = read_inbox(replica.get(found.name.encode()), self._desk.clock_ms())
-        asked = request.query.get("limit", "")
-        limit = min(PAGE_MAX, int(asked)) if asked.isascii() and asked.isdigit() and int(asked) else PAGE
+        limit = min(PAGE_MAX, whole(request.query.get("limit", ""), PAGE) or PAGE)
         before = request.query.get("before", "")
         places = [at for at, one in enumerate(kept) if one.item.message.command_id == before]
         start = places[0] + 1 if places else 0

@@ -172,6 +172,11 @@ async def body_of(request: web.Request, most: int) -> bytes | None:
     return bytes(body)
 
 
+def whole(text: str, otherwise: int) -> int:
+    """Read a whole number out of a request; anything else, or one of more than 15 digits: `otherwise`."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 15 else otherwise
+
+
 def unavailable(place: str, message: str, remedy: str, progress: dict[str, Any] | None = None) -> web.Response:
     """Say that it cannot be answered now, and that asking again makes sense."""
     page = error_page(place, message, remedy)

@@ -121,7 +121,8 @@ def test_the_providers_own_id_and_its_wish_to_wait_are_kept() -> None:
     assert adapter("fcm").outcome(reply(200, {"name": "projects/p/messages/7"})).provider_message_id == "7"
     assert adapter("apns").outcome(reply(200, None, apns_id="U")).provider_message_id == "U"
     assert adapter("telegram").outcome(reply(429, TELEGRAM_SLOW)).retry_after_ms == 7_000
-    assert adapter("webpush").outcome(reply(429, None, retry_after="3")).retry_after_ms == 3_000
+    for told, waits_ms in (("3", 3_000), ("9" * 5_000, 86_400_000), ("Wed, 21 Oct", 0)):
+        assert adapter("webpush").outcome(reply(429, None, retry_after=told)).retry_after_ms == waits_ms
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,17 @@ def test_a_call_tells_of_many_messages() -> None:
     ]
 
 
+def test_a_receipt_that_is_not_understood_takes_no_other_along() -> None:
+    odd = [{"id": 7}, "word", status("failed", errors=None), status("failed", errors=[]), status("delivered")]
+    body = hook(*odd)  # type: ignore[arg-type]
+    body["entry"][0]["changes"] += [{"field": "x", "value": "text"}, {"field": "y", "value": {"statuses": None}}]
+    assert list(adapter().gathered(call(body))) == [
+        ("tok", Told("undelivered", "wamid.1")),
+        ("tok", Told("undelivered", "wamid.1")),
+        ("tok", Told("delivered", "wamid.1")),
+    ]
+
+
 def test_what_a_member_writes_and_what_is_no_json_tells_nothing() -> None:
     inbound = {"entry": [{"changes": [{"value": {"messages": [{"from": "49", "text": {"body": "hi"}}]}}]}]}
     assert list(adapter().gathered(call(inbound))) == [] == list(adapter().gathered(call(b"no")))

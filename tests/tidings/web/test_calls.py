@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -123,6 +124,41 @@ async def test_a_call_that_an_operator_drops_is_given_to_another_after_its_lease
     assert told(lab) == [("call.outcome", "m1", "refused"), ("delivery.delivered", "m1", "")]
 
 
+async def test_a_worker_that_lags_tells_no_outcome_of_a_call_that_another_operator_has(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await queued(lab, call(1))
+    caught_up = threading.Event()
+    async with worker(lab) as client, Desks.beside(lab.root / "lags", lab.kafka, NoMetrics()) as desks:
+        desks.calls.begin()
+        await until(lambda: desks.calls.replica is not None)
+        first = await desks.calls.claim("anna", 1_000)
+        replica = desks.calls.replica
+        assert first is not None and replica is not None
+        apply = replica._apply
+        monkeypatch.setattr(replica, "_apply", lambda messages: (caught_up.wait(60), apply(messages)))
+        async with asyncio.timeout(60):
+            while (second := await claimed(client, "ben")) is None:
+                await asyncio.sleep(0.1)
+        saying = asyncio.create_task(desks.calls.complete(second["id"], first.lease, "reached", 0))
+        await asyncio.wait({saying}, timeout=1)
+        caught_up.set()
+        with pytest.raises(calls_desk.Gone):
+            await saying
+        assert await ended(client, second, "refused") == 204
+    assert told(lab) == [("call.outcome", "m1", "refused"), ("delivery.delivered", "m1", "")]
+
+
+async def test_a_lease_that_is_over_still_counts_while_nobody_else_has_the_call(lab: Lab) -> None:
+    await queued(lab, call(1))
+    async with worker(lab) as client:
+        task = await claimed(client, "anna", lease_s=1)
+        assert task is not None
+        await until(lambda: time.time_ns() // 1_000_000 > task["leased_until"])
+        assert await ended(client, task, "reached") == 204
+    assert told(lab) == [("call.outcome", "m1", "reached"), ("delivery.delivered", "m1", "")]
+
+
 async def test_who_is_not_reached_waits_for_the_next_try_and_a_callback_for_its_time(lab: Lab) -> None:
     await queued(lab, call(1), call(2))
     async with worker(lab) as client:
@@ -173,6 +209,8 @@ async def test_operators_need_a_seat(lab: Lab) -> None:
             assert (await client.post("/calls/x/outcome", json={}, headers=headers)).status == 403
         assert (await client.post("/call-seat/anna")).status == 401
         given = await (await client.post("/call-seat/anna", headers={"Authorization": "Bearer token"})).json()
+        many = await client.post(f"/call-seat/anna?minutes={'9' * 5_000}", headers={"Authorization": "Bearer token"})
+        assert many.status == 200
         answer = await client.get("/calls", headers={"Authorization": f"Bearer {given['pass']}"})
         assert answer.status == 200
         wrong = await client.post("/calls/x/outcome", json={"lease": "l", "outcome": "won"}, headers=seat("anna"))

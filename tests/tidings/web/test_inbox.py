@@ -12,9 +12,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from confluent_kafka import KafkaError, KafkaException
 
 from agents import desk
 from agents.desks import Desks
+from agents.inbox_desk import InboxDesk
 from agents.send_one import NoMetrics
 from schemas.commands import LANES
 from schemas.passes import INBOX, sign_pass
@@ -109,8 +111,31 @@ async def test_pages_go_from_the_newest_back(lab: Lab) -> None:
         first = await shown(client, "ann", "?limit=2")
         second = await shown(client, "ann", f"?limit=2&before={first['next']}")
         third = await shown(client, "ann", f"?limit=2&before={second['next']}")
+        odd = [await shown(client, "ann", f"?limit={asked}") for asked in ("9" * 5_000, "0", "-1", "x", "²")]
     pages = [[int(one["id"], 16) for one in page["items"]] for page in (first, second, third)]
     assert pages == [[5, 4], [3, 2], [1]] and third["next"] is None and first["unread"] == 5
+    assert [len(page["items"]) for page in odd] == [5] * 5
+
+
+@pytest.mark.parametrize(
+    ("problem", "status"), [("TOPIC_AUTHORIZATION_FAILED", "deferred"), ("MSG_SIZE_TOO_LARGE", "failed")]
+)
+async def test_an_inbox_that_takes_nothing_ends_no_other_channel(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, problem: str, status: str
+) -> None:
+    async def append(self: Any, key: bytes, value: bytes) -> None:
+        raise KafkaException(KafkaError(getattr(KafkaError, problem)))
+
+    monkeypatch.setattr(InboxDesk, "append", append)
+    async with site(lab):
+        lab.write(message(1), send_command(2))
+        await until(lambda: lab.statuses().get("m2") == ["sent"] and bool(lab.statuses().get("ann")))
+        lab.write(send_command(3))
+        await until(lambda: lab.statuses().get("m3") == ["sent"])
+    told = [one for one in lab.receipts() if one.member_id == "ann"]
+    assert {(one.data["status"], one.data["reason"], one.data["detail"]) for one in told} == {
+        (status, "not_kept", problem)
+    }
 
 
 async def test_nobody_gets_in_without_a_pass_of_his_own(lab: Lab) -> None:
