@@ -47,6 +47,10 @@ def send_command(n: int, **changes: object) -> SendMessage:
     return SendMessage(**(values | changes))
 
 
+def sms(n: int, **changes: object) -> SendMessage:
+    return send_command(n, **({"channel": "sms", "template": "sms", "address": f"+49151{n + 1:08d}"} | changes))
+
+
 def cancel_command(n: int) -> CancelMessage:
     return CancelMessage(f"{n:032x}", f"m{n}", "cart", f"i{n}", "late_event", 1, 1)
 
@@ -73,6 +77,7 @@ class Lab:
         self._groups: dict[str, Consumer] = {}
         self.templates = root / "templates"
         self.templates.mkdir()
+        (self.templates / "sms.txt.j2").write_text("Hi {{ data.product }}")
         (self.templates / "hello.subject.j2").write_text("About {{ data.product }}")
         (self.templates / "hello.txt.j2").write_text(
             "Hi {{ member.name|default('you') }}: {{ data.product }} {{ unsubscribe_url }}\n"
