@@ -47,6 +47,10 @@ def send_command(n: int, **changes: object) -> SendMessage:
     return SendMessage(**(values | changes))
 
 
+def sms(n: int, **changes: object) -> SendMessage:
+    return send_command(n, **({"channel": "sms", "template": "sms", "address": f"+49151{n + 1:08d}"} | changes))
+
+
 def cancel_command(n: int) -> CancelMessage:
     return CancelMessage(f"{n:032x}", f"m{n}", "cart", f"i{n}", "late_event", 1, 1)
 
@@ -69,8 +73,11 @@ class Lab:
         plain = {"bootstrap.servers": self.broker.bootstrap, "log_level": 0}
         self.producer = Producer({**plain, "partitioner": "murmur2_random"})
         self.consumer = Consumer({**plain, "group.id": "lab", "enable.auto.commit": False, "fetch.wait.max.ms": 20})
+        # Kept open: who waits for `lag` asks again and again, in the loop in which delivery runs.
+        self._groups: dict[str, Consumer] = {}
         self.templates = root / "templates"
         self.templates.mkdir()
+        (self.templates / "sms.txt.j2").write_text("Hi {{ data.product }}")
         (self.templates / "hello.subject.j2").write_text("About {{ data.product }}")
         (self.templates / "hello.txt.j2").write_text(
             "Hi {{ member.name|default('you') }}: {{ data.product }} {{ unsubscribe_url }}\n"
@@ -146,16 +153,17 @@ class Lab:
 
     def _lag(self, topic: str, name: str) -> int:
         places = [TopicPartition(topic, p) for p in range(PARTITIONS)]
-        group = Consumer({"bootstrap.servers": self.broker.bootstrap, "group.id": name, "log_level": 0})
-        try:
-            committed = group.committed(places, timeout=5)
-            ends = [group.get_watermark_offsets(place, timeout=5)[1] for place in places]
-        finally:
-            group.close()
+        group = self._groups.get(name)
+        if group is None:
+            group = Consumer({"bootstrap.servers": self.broker.bootstrap, "group.id": name, "log_level": 0})
+            self._groups[name] = group
+        committed = group.committed(places, timeout=5)
+        ends = [group.get_watermark_offsets(place, timeout=5)[1] for place in places]
         return sum(end - max(0, place.offset) for place, end in zip(committed, ends, strict=True))
 
     def close(self) -> None:
-        self.consumer.close()
+        for consumer in (self.consumer, *self._groups.values()):
+            consumer.close()
         self.smtp.stop()
         self.broker.stop()
 

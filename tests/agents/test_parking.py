@@ -14,7 +14,7 @@ from agents.send_one import Job, NoMetrics
 from agents.topics import COMMANDS
 from sinks.channels.config import ProvidersConfig
 from sinks.channels.kinds import read_spec
-from tests.agents.delivery_lab import Lab, cancel_command, send_command, until
+from tests.agents.delivery_lab import Lab, cancel_command, send_command, sms, until
 
 SMALL = Limits(under_way=20, waiting=40, connections=2)  # ten each for the mail server and the SMS company
 
@@ -70,13 +70,8 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     made = Lab(tmp_path)
     # A call that gets no answer is given up after nearly half a session: longer than this test holds the gate.
     made.kafka |= {"session.timeout.ms": 120_000, "heartbeat.interval.ms": 1_000}
-    (made.templates / "sms.txt.j2").write_text("Hi {{ data.product }}")
     yield made
     made.close()
-
-
-def sms(n: int, **changes: Any) -> Any:
-    return send_command(n, **({"channel": "sms", "template": "sms", "address": f"+49151{n + 1:08d}"} | changes))
 
 
 async def test_messages_of_others_pass_far_more_of_a_standing_provider_than_a_lane_may_hold(

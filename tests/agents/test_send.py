@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,13 +17,6 @@ from schemas.ids import h128
 from sinks.retry import Backoff
 from tests.agents.delivery_lab import Lab, cancel_command, recipients, send_command, until
 from tidings.smtp_server import DROP_AFTER, DROP_BEFORE
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    made = Lab(tmp_path)
-    yield made
-    made.close()
 
 
 async def test_each_command_is_one_mail_and_one_receipt(lab: Lab) -> None:

@@ -1,8 +1,7 @@
 """Delivery of every channel by one loop: providers by configuration, failover, hot switch, lanes apart."""
 
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -15,17 +14,9 @@ from schemas.commands import LANES
 from schemas.references import read_reference
 from sinks.channels.config import ProvidersConfig
 from sinks.channels.kinds import ProviderSpec
-from tests.agents.delivery_lab import Lab, send_command, until
+from tests.agents.delivery_lab import Lab, send_command, sms, until
 from tests.sinks.channels.samples import spec
 from tests.sinks.channels.vendors import Vendors
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    made = Lab(tmp_path)
-    (made.templates / "sms.txt.j2").write_text("Hi {{ data.product }}")
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -37,10 +28,6 @@ async def vendors() -> AsyncIterator[Vendors]:
 
 def config(**channels: list[ProviderSpec]) -> ProvidersConfig:
     return ProvidersConfig({lane: {name: tuple(specs) for name, specs in channels.items()} for lane in LANES})
-
-
-def sms(n: int, **changes: Any) -> Any:
-    return send_command(n, **({"channel": "sms", "template": "sms", "address": f"+49151{n + 1:08d}"} | changes))
 
 
 def named(given: ProviderSpec, name: str, **bounds: Any) -> ProviderSpec:

@@ -1,10 +1,6 @@
 """What delivery adds to mails: signatures of the domain, and what their bounces are known by."""
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 
 from agents.send_page import MailExtras
 from schemas.references import read_reference, reference_of
@@ -13,13 +9,6 @@ from tests.agents.delivery_lab import Lab, send_command, until
 from tests.sinks.test_dkim import SIGNER, verifies
 from tests.sinks.test_reports import dsn
 from tidings.smtp_server import DROP_AFTER
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    made = Lab(tmp_path)
-    yield made
-    made.close()
 
 
 async def test_mails_are_signed_and_a_second_attempt_is_the_same_mail(lab: Lab) -> None:

@@ -1,8 +1,7 @@
 """SMS by SMPP through the whole of delivery: receipts find their message over any session, after a restart, twice."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,17 +12,9 @@ from agents.sms_desk import keep_latest
 from agents.topics import SMS_IDS, SMS_IDS_KEPT_MS
 from schemas.commands import LANES
 from sinks.channels.config import ProvidersConfig
-from tests.agents.delivery_lab import Lab, send_command, until
+from tests.agents.delivery_lab import Lab, sms, until
 from tests.sinks.channels.samples import spec
 from tests.sinks.channels.smsc import Smsc, receipt_text
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    made = Lab(tmp_path)
-    (made.templates / "sms.txt.j2").write_text("Hi {{ data.product }}")
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -31,10 +22,6 @@ async def smsc() -> AsyncIterator[Smsc]:
     running = await Smsc().start()
     yield running
     await running.stop()
-
-
-def sms(n: int, **changes: Any) -> Any:
-    return send_command(n, **({"channel": "sms", "template": "sms", "address": f"+49151{n + 1:08d}"} | changes))
 
 
 def config(smsc: Smsc) -> ProvidersConfig:

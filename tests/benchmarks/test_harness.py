@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import calibration
+from benchmarks import calibration, harness
 from benchmarks.__main__ import QUESTIONS, answer_question, gate, main
 from benchmarks.harness import (
     FORMAT,
@@ -48,6 +48,13 @@ def result(figures: dict[str, float], scale: float = 1.0, **more: Any) -> Result
 def step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the machine's step as given, where calibration is not the matter."""
     monkeypatch.setattr(calibration, "step_us", lambda: 0.3)
+
+
+@pytest.fixture
+def once(monkeypatch: pytest.MonkeyPatch, step: None) -> Scale:
+    """The smallest scale, and one counted run: whether a question can be asked, not what its answer is."""
+    monkeypatch.setattr(harness, "RUNS_MIN", 1)
+    return Scale(0.001, runs=1)
 
 
 def spin(seconds: float) -> None:
@@ -270,16 +277,16 @@ def test_the_definition_of_the_benchmark_is_that_of_the_language(log: list[Event
 
 
 @pytest.mark.parametrize("name", [n for n in QUESTIONS if n != "worker_rate"])
-def test_every_question_can_be_asked_at_a_small_scale(name: str, step: None) -> None:
-    answer = answer_question(name, Scale(0.001))
+def test_every_question_can_be_asked_at_a_small_scale(name: str, once: Scale) -> None:
+    answer = answer_question(name, once)
     assert answer.name == name
     assert answer.question.endswith("?")
     assert all(row.items for row in answer.rows)
 
 
 @pytest.mark.slow
-def test_the_worker_can_be_asked_at_a_small_scale() -> None:
-    answer = answer_question("worker_rate", Scale(0.002))
+def test_the_worker_can_be_asked_at_a_small_scale(once: Scale) -> None:
+    answer = answer_question("worker_rate", once)
     assert [row.case for row in answer.rows] == ["backlog", "live, 1,000/s", "live, 5,000/s"]
 
 

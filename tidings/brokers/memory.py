@@ -23,8 +23,11 @@ test):
 - Offsets with metadata, idempotent producers, headers, gzip, snappy, lz4 and zstd work, for librdkafka and aiokafka.
 """
 
+import contextlib
 import ctypes
-from collections.abc import Mapping
+import socket
+import threading
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -36,6 +39,7 @@ from tidings.config import MEMORY_FETCH_WAIT_MS
 # What consumers should ask for (see above): the price is one request per consumer in that time while nothing happens.
 FETCH_WAIT_MS = MEMORY_FETCH_WAIT_MS
 PRODUCER = 0  # RD_KAFKA_PRODUCER in rdkafka.h
+NUDGE_S = 0.005
 REBALANCE_DELAY_MS = 0  # the mock's own default of 3 s makes each start of a worker wait
 
 _POINTER = ctypes.c_void_p
@@ -100,8 +104,9 @@ class MemoryBroker:
             )
         self._library.rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster, REBALANCE_DELAY_MS)
         self.bootstrap: str = self._library.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
-        for name, partitions in (topics or {}).items():
-            self.create_topic(name, partitions)
+        with self._nudged():
+            for name, partitions in (topics or {}).items():
+                self._create(name, partitions)
 
     def create_topic(self, name: str, partitions: int) -> None:
         """Create a topic.
@@ -109,6 +114,10 @@ class MemoryBroker:
         Raises:
             OperatorError: it exists, or was already asked for by a client and so exists with 4 partitions.
         """
+        with self._nudged():
+            self._create(name, partitions)
+
+    def _create(self, name: str, partitions: int) -> None:
         code = self._library.rd_kafka_mock_topic_create(self._running(), name.encode(), partitions, 1)
         if code:
             raise OperatorError(
@@ -119,15 +128,39 @@ class MemoryBroker:
     def set_reachable(self, reachable: bool) -> None:
         """Drop and refuse connections, or accept them again: a broker that is down for a while. What it holds stays."""
         function = "rd_kafka_mock_broker_set_up" if reachable else "rd_kafka_mock_broker_set_down"
-        getattr(self._library, function)(self._running(), 1)
+        with self._nudged():
+            getattr(self._library, function)(self._running(), 1)
 
     def stop(self) -> None:
         """Stop and forget everything. Idempotent."""
         cluster, client, self._cluster, self._client = self._cluster, self._client, None, None
         if cluster:
-            self._library.rd_kafka_mock_cluster_destroy(cluster)
+            with self._nudged():
+                self._library.rd_kafka_mock_cluster_destroy(cluster)
         if client:
             self._library.rd_kafka_destroy(client)
+
+    @contextlib.contextmanager
+    def _nudged(self) -> Iterator[None]:
+        """Wake the cluster's thread while calls wait for it: it misses one in a few, and would sleep on for a second.
+
+        A connection wakes it for sure. Nothing is sent on it.
+        """
+        host, _, port = self.bootstrap.partition(":")
+        over = threading.Event()
+
+        def nudge() -> None:
+            while not over.wait(NUDGE_S):
+                with contextlib.suppress(OSError):  # it is down, or gone
+                    socket.create_connection((host, int(port)), 1).close()
+
+        thread = threading.Thread(target=nudge, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def _running(self) -> int:
         if not self._cluster:

@@ -3,7 +3,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,34 +14,13 @@ from schemas.errors import OperatorError
 from schemas.events import Event
 from streams.replay import read_log
 from streams.replay import replay as run_log
+from tests.tidings.cli.shop import CASES, THANKS
 from tidings.brokers import attach
-from tidings.brokers.memory import MemoryBroker
 from tidings.cli.campaigns import campaigns, changes, send_everywhere
 from tidings.config import Settings
 from tidings.producing import Sender
 
 ROOT = Path(__file__).parents[3]
-THANKS = "campaign: thanks\ntitle: Thank you\npattern: order.created[total >= 100]\n"
-CASES = (
-    "- name: a large order\n  events:\n    - {at: 10:00, type: order.created, total: 100}\n  expect: [{fires: 10:00}]\n"
-)
-
-
-@pytest.fixture
-def broker() -> Iterator[str]:
-    with MemoryBroker({"events": 3}) as running:
-        yield running.bootstrap
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TIDINGS_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("TIDINGS_WEB_PORT", "1")  # nothing answers there
-    shop = tmp_path / "shop"
-    shop.mkdir()
-    (shop / "thanks.yaml").write_text(THANKS)
-    (shop / "thanks.cases.yaml").write_text(CASES)
-    return shop
 
 
 def run(*args: str | Path) -> Result:

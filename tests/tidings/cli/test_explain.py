@@ -1,7 +1,6 @@
 """`explain` on the command line: a file or the broker, words or JSON."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ from confluent_kafka import Producer
 
 from agents.outbox import partition_of
 from schemas.errors import CampaignError, OperatorError
-from tidings.brokers.memory import MemoryBroker
 from tidings.cli.explain import explain
 
 REMINDER = """
@@ -102,13 +100,6 @@ def test_wrong_usage_names_what_to_do(place: Path) -> None:
 
 
 # ---------------------------------------------------------------- live
-
-
-@pytest.fixture
-def broker() -> Iterator[str]:
-    running = MemoryBroker({"events": 3})
-    yield running.bootstrap
-    running.stop()
 
 
 def send(bootstrap: str, partition: int, key: str | None, value: bytes, at_ms: int) -> None:

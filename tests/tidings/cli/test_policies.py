@@ -1,15 +1,13 @@
 """policies.yaml beside campaigns: checked, published through the log, listed, withdrawn, used by replay and explain."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from schemas.errors import CampaignError, OperatorError
-from tests.tidings.cli.test_campaigns import CASES, log
-from tidings.brokers.memory import MemoryBroker
+from tests.tidings.cli.test_campaigns import log
 from tidings.cli.campaigns import campaigns, changes
 from tidings.cli.check import check
 from tidings.cli.explain import explain
@@ -25,21 +23,9 @@ EVENTS = [
 
 
 @pytest.fixture
-def broker() -> Iterator[str]:
-    with MemoryBroker({"events": 3}) as running:
-        yield running.bootstrap
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TIDINGS_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("TIDINGS_WEB_PORT", "1")  # nothing answers there
-    shop = tmp_path / "shop"
-    shop.mkdir()
-    (shop / "thanks.yaml").write_text("campaign: thanks\npattern: order.created[total >= 100]\n")
-    (shop / "thanks.cases.yaml").write_text(CASES)
-    (shop / "policies.yaml").write_text(POLICIES)
-    return shop
+def place(place: Path) -> Path:
+    (place / "policies.yaml").write_text(POLICIES)
+    return place
 
 
 @pytest.fixture

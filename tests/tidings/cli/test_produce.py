@@ -1,6 +1,5 @@
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from schemas.codec import decode_event
 from schemas.errors import OperatorError
 from tidings import producing
-from tidings.brokers.memory import MemoryBroker
 from tidings.cli.produce import produce
 from tidings.config import Settings
 
@@ -20,12 +18,6 @@ REES46 = (
     "2019-10-01 00:00:00 UTC,view,1,2,shoes,acme,10.5,7,s\n"
     "2019-10-01 00:00:10 UTC,look,1,2,shoes,acme,10.5,7,s\n"
 )
-
-
-@pytest.fixture
-def broker() -> Iterator[str]:
-    with MemoryBroker({"events": 3}) as running:
-        yield running.bootstrap
 
 
 def event(number: int, **more) -> dict:
