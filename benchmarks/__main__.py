@@ -46,7 +46,7 @@ QUESTIONS = (
     "worker_rate",
     "delivery_rate",
 )
-ON_REQUEST = ("latency", "beside_peers", "soak", "lanes")  # need Java, a gigabyte of peers, or minutes
+ON_REQUEST = ("latency", "recovery_10m", "beside_peers", "soak", "lanes")  # need Java, a gigabyte of peers, or minutes
 QUICK = 0.05
 SECONDS_UNKNOWN = 20.0  # a question that was never measured here, for the bar
 

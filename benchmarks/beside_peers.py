@@ -177,7 +177,7 @@ def measure(bootstrap: str, log: Log, peer: Peer | None, keep: set[str]) -> Run:
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         if peer is None:
-            command = [sys.executable, "-m", "benchmarks.worker_rate", bootstrap, str(place), PATTERN, "0"]
+            command = [sys.executable, "-m", "benchmarks.program", "worker_rate", bootstrap, str(place), PATTERN, "0"]
         else:
             command = peer.command(bootstrap, log.topic, OUT, place)
         began = time.monotonic()

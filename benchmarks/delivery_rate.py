@@ -138,7 +138,7 @@ class DeliveryProcess:
                 "tracking": tracking}  # fmt: skip
         self._place = place
         self._log = (place / "delivery.log").open("wb")
-        program = [sys.executable, "-m", "benchmarks.delivery_rate", json.dumps(told)]
+        program = [sys.executable, "-m", "benchmarks.program", "delivery_rate", json.dumps(told)]
         self.process = subprocess.Popen(
             program, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log
         )

@@ -48,7 +48,7 @@ def in_both_forms(name: str, cases: Sequence[str], scale: Scale, unit: str, *, o
     facts: dict[str, Facts] = {}
     with contextlib.ExitStack() as stack:
         asked: dict[str, Case] = {}
-        for word, suffix in (("0", ""), ("1", COMPILED)) if _built() else (("0", ""),):
+        for word, suffix in (("0", ""), ("1", COMPILED)) if compiled.built() else (("0", ""),):
             process = stack.enter_context(_process(name, scale, word))
             for case in cases:
                 asked[case + suffix] = _bound(process, case, facts, case + suffix)
@@ -57,10 +57,6 @@ def in_both_forms(name: str, cases: Sequence[str], scale: Scale, unit: str, *, o
     for row in rows:
         row.more = facts[row.case]
     return rows
-
-
-def _built() -> bool:
-    return (compiled.BUILT / compiled.key() / compiled.DONE).is_file()
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ import msgspec
 
 from benchmarks import calibration
 from schemas.errors import OperatorError
+from tidings import compiled
 from tidings.collector import quiet_gc
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -260,6 +261,7 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "load_1m": round(os.getloadavg()[0], 2),
         "gc": GC_NOTE,
+        "core": "compiled" if compiled.wanted() and compiled.built() else "pure Python",
     }
 
 
@@ -318,12 +320,15 @@ def changes(now: Result, before: Result) -> list[Change]:
     """Pair the gated figures that both results have.
 
     Raises:
-        OperatorError: they were taken at different scales, or have no figure in common.
+        OperatorError: they were taken at different scales, one of a compiled core, or have no figure in common.
     """
     if now.scale != before.scale:
         raise OperatorError(
             f"--compare: scales differ (got {now.scale} and {before.scale}); run with --scale {before.scale}"
         )
+    cores = {str(one.machine["core"]) for one in (now, before) if "core" in one.machine}
+    if len(cores) > 1:
+        raise OperatorError(f"--compare: one of a compiled core, one not (got {sorted(cores)}); run 'make compiled'")
     old = dict(_gated(before))
     found = [Change(*place, old[place], figure) for place, figure in _gated(now) if place in old]
     if not found:

@@ -26,7 +26,6 @@ from schemas.events import Event, Record
 from streams.engine import PartitionEngine
 from tables.rocks import RocksStore
 from tables.store import MemoryStore
-from tidings import compiled
 from tidings.collector import quiet_gc
 
 NAME = "members_curve"
@@ -181,7 +180,6 @@ class Bench:
 
 def main(members: int, distinct: int, count: int) -> None:
     """Answer until standard input ends."""
-    compiled.use(compiled.wanted())
     with tempfile.TemporaryDirectory() as place, quiet_gc():
         bench = Bench(members, distinct, Path(place))
         say(bench.built)
@@ -211,7 +209,7 @@ def child(members: int, distinct: int, count: int) -> Iterator[subprocess.Popen[
     Raises:
         StateError: it failed; its message stands above.
     """
-    command = [sys.executable, "-m", "benchmarks.members_curve", str(members), str(distinct), str(count)]
+    command = [sys.executable, "-m", "benchmarks.program", "members_curve", str(members), str(distinct), str(count)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as process:
         try:

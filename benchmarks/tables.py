@@ -7,10 +7,18 @@ import msgspec
 from rich.table import Table
 
 from benchmarks.harness import ROOT, Answer, Result, Row
+from benchmarks.plots import has_curve
 from schemas.errors import OperatorError
 
 HEADS = ("case", "items", "per CPU s", "CPU µs (low–high)", "per s", "steps", "ratio (low–high)", "peak MiB", "")
-OWN_PLACE = ("soak", "recovery")  # asked by themselves, so a page that shows them has a place for each
+OWN_PLACE = (
+    "soak",
+    "recovery",
+    "recovery_10m",
+    "latency",
+    "beside_peers",
+    "lanes",
+)  # asked by themselves, so a page that shows them has a place for each
 BEGIN, END = "<!-- figures: begin", "<!-- figures: end -->"
 PAGES = (ROOT / "benchmarks" / "README.md", ROOT / "docs" / "performance.md")
 
@@ -49,8 +57,11 @@ def console_table(answer: Answer) -> Table:
     return table
 
 
-def markdown(result: Result, name: str) -> str:
-    """Lay out a result for a page: machine, then each question with its method and table."""
+def markdown(result: Result, name: str, plots: str = "plots") -> str:
+    """Lay out a result for a page: machine, then each question with its method, table and curve.
+
+    `plots`: the folder of the curves as the page sees it.
+    """
     lines = [_machine(result.machine), "", _conditions(result, name), ""]
     for answer in result.answers:
         rows = [cells(row) for row in answer.rows]
@@ -60,6 +71,8 @@ def markdown(result: Result, name: str) -> str:
         lines.append("| " + " | ".join("---" if place in (0, len(HEADS) - 1) else "---:" for place in kept) + " |")
         lines += ["| " + " | ".join(row[place] for place in kept) + " |" for row in rows]
         lines.append("")
+        if has_curve(answer):
+            lines += [f"![{answer.question}]({plots}/{answer.name}.svg)", ""]
     return "\n".join(lines)
 
 
@@ -67,6 +80,7 @@ def _machine(found: dict[str, Any]) -> str:
     return (
         f"Machine: {found['cpu']}, {found['cores']} cores, {found['memory_gib']} GiB, {found['system']}; "
         f"load over the minute before the start {found['load_1m']}. Garbage collection: {found['gc']}."
+        + (f" Core: {found['core']}." if "core" in found else "")
     )
 
 
@@ -107,4 +121,5 @@ def _placed(text: str, page: Path, begin: str, end: str, result: Result, name: s
     _, ended, tail = rest.partition(end)
     if not found or not ended:
         raise OperatorError(f"{page.name}: no place for the figures; put '{begin} -->' and '{end}' into it")
-    return f"{head}{begin} ({name}) -->\n\n{markdown(result, name)}\n{end}{tail}"
+    plots = "../docs/plots" if page.name == PAGES[0].name else "plots"
+    return f"{head}{begin} ({name}) -->\n\n{markdown(result, name, plots)}\n{end}{tail}"

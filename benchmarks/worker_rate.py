@@ -112,8 +112,12 @@ async def be_worker(bootstrap: str, place: Path, pattern: str, standbys: int) ->
 class Worker:
     """The worker as a child process."""
 
-    def __init__(self, bootstrap: str, place: Path, pattern: str, standbys: int = 0) -> None:
-        command = [sys.executable, "-m", "benchmarks.worker_rate", bootstrap, str(place), pattern, str(standbys)]
+    def __init__(
+        self, bootstrap: str, place: Path, pattern: str, standbys: int = 0, patience_s: float = WAIT_S
+    ) -> None:
+        self._patience_s = patience_s
+        command = [sys.executable, "-m", "benchmarks.program", "worker_rate"]
+        command += [bootstrap, str(place), pattern, str(standbys)]
         self._log = (place / "worker.log").open("wb")
         self._place = place
         self.process = subprocess.Popen(
@@ -147,7 +151,7 @@ class Worker:
         self._log.close()
 
     def _line(self) -> str:
-        watch = threading.Timer(WAIT_S, self.process.kill)
+        watch = threading.Timer(self._patience_s, self.process.kill)
         watch.start()
         try:
             line = self.process.stdout.readline().decode() if self.process.stdout is not None else ""

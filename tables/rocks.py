@@ -5,10 +5,13 @@ value), `meta` the engine's meta entries (keys start with a zero byte) and our o
 The write-ahead log is on, its fsync off: a crash of the process loses nothing, a crash of the machine falls back to
 the changelog, whose last covered offset lies in the same write batch as the data it covers (invariant I6).
 
-An empty store is filled from the changelog without hints and without a look at what was there; `index_hints` makes
-the hints at the end. A mark in `meta` stands from the first record of such a restore until all hints are there.
+An empty store is filled from the changelog without hints, without a look at what was there, without write-ahead log
+and without compaction; `index_hints` makes the hints at the end. A mark in `meta` stands from before the first record
+of such a restore until all hints are there. The offset it has come to is written once what lies before it is in files:
+after a crash the records from there on are read again, which changes nothing where they had come into files, too.
 """
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Mapping, Sequence
@@ -23,6 +26,7 @@ from tables.store import META_PREFIX, Entries, FireAt, Hint, fold_changelog, spl
 
 FORMAT = 1
 REBUILD = "stop the worker and run: python -m tidings tables rebuild (it is rebuilt from the changelog)"
+_OTHERS = ("timers", "meta")  # column families beside the default one
 _FORMAT_KEY = b"\xffformat"
 _OFFSET_KEY = b"\xffchangelog-offset"
 _RESTORE_KEY = b"\xffrestore"  # present from the first record of a restore until all hints are made
@@ -42,6 +46,9 @@ _DICTIONARY_BYTES = 16 << 10
 _TRAINING_BYTES = 100 * _DICTIONARY_BYTES  # what zstd's authors advise
 _ZSTD_WINDOW_BITS, _ZSTD_LEVEL, _ZSTD_STRATEGY = -14, 3, 0  # RocksDB's own choices
 _INDEX_CHUNK = 16_384
+_LOOSE_BYTES = 64 << 20  # of records restored since the offset was written: what a crash has to read again
+# Files that a restore leaves uncompacted must not make the first writes wait; reads ask each one's filter meanwhile.
+_LEVEL0_FILES = 1_000
 
 
 def _passing() -> Any:
@@ -51,7 +58,21 @@ def _passing() -> Any:
     return options
 
 
+def _without_log() -> Any:
+    options: Any = rocksdict.WriteOptions()
+    options.disable_wal = True
+    return options
+
+
+def _on_disk() -> Any:
+    options: Any = rocksdict.WriteOptions()
+    options.sync = True
+    return options
+
+
 _PASSING = _passing()
+_WITHOUT_LOG = _without_log()
+_ON_DISK = _on_disk()
 
 
 class RocksResources:
@@ -111,11 +132,15 @@ class RocksStore:
         self._path = path
         self._fire_at = fire_at
         self._low = b""  # no live hint lies below: a scan from the head need not walk deleted hints
-        self._closed = False
+        self._closed = True
+        self._resources = resources or RocksResources()
+        self._filling = False  # opened for a restore
+        self._restored_to: int | None = None  # the changelog offset of what is written, and not yet in files
+        self._loose_bytes = 0  # written since the offset was
         self._blank = False  # holds nothing yet: the next changelog records begin a restore
         self._restoring = False
         self._indexed: bytes | None = None  # hints are made for the members up to this key; None: not begun
-        self._open(resources or RocksResources())
+        self._open()
         try:
             self._check_format()
             self._restoring = self._meta.get(_RESTORE_KEY) is not None
@@ -124,11 +149,11 @@ class RocksStore:
             self.close()
             raise
 
-    def _open(self, resources: RocksResources) -> None:
+    def _open(self, filling: bool = False) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        families = {name: _options(resources, name) for name in ("timers", "meta")}
+        default, *others = (_options(self._resources, name, filling) for name in ("default", *_OTHERS))
         try:
-            self._db: Any = rocksdict.Rdict(str(self._path), _options(resources, "default"), families)
+            self._db: Any = rocksdict.Rdict(str(self._path), default, dict(zip(_OTHERS, others, strict=True)))
             self._timers: Any = self._db.get_column_family("timers")
             self._meta: Any = self._db.get_column_family("meta")
             self._timers_handle = self._db.get_column_family_handle("timers")
@@ -138,15 +163,18 @@ class RocksStore:
             if "lock" in str(error).lower():
                 remedy = "another store has it open: stop that worker, or give this one its own data directory"
             raise StateError(f"{self._path}: cannot be opened (RocksDB says: {error}); {remedy}") from error
+        self._closed, self._filling = False, filling
+
+    def _reopen(self, filling: bool) -> None:
+        self.close()
+        self._open(filling)
 
     def _check_format(self) -> None:
         stored = self._meta.get(_FORMAT_KEY)
         if stored is None:
             if self._first_key(self._db) is not None or self._first_key(self._meta) is not None:
                 raise StateError(f"{self._path}: holds data without a format marker (got none); {REBUILD}")
-            batch = rocksdict.WriteBatch(raw_mode=True)
-            batch.put(_FORMAT_KEY, b"%d" % FORMAT, self._meta_handle)
-            self._commit(batch)
+            self._commit(self._batch({}, {_FORMAT_KEY: b"%d" % FORMAT}))
             return
         if not stored.isdigit():
             raise StateError(f"{self._path}: unreadable format marker (got {stored!r}); {REBUILD}")
@@ -223,14 +251,23 @@ class RocksStore:
         self._blank = False
         self._commit(batch)
 
-    def _commit(self, batch: Any) -> None:
+    def _commit(self, batch: Any, options: Any = None) -> None:
         try:
-            self._db.write(batch)
+            self._db.write(batch, options)
         except Exception as error:  # rocksdict raises bare Exception for every RocksDB status
-            raise StateError(
-                f"{self._path}: cannot be written (RocksDB says: {error}); check the disk's free space and rights, then"
-                " start the worker again: nothing is half written, it goes on from what is durable"
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _flush(self, family: Any) -> None:
+        try:
+            family.flush()
+        except Exception as error:  # as above
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: Exception) -> StateError:
+        return StateError(
+            f"{self._path}: cannot be written (RocksDB says: {error}); check the disk's free space and rights, then"
+            " start the worker again: nothing is half written, it goes on from what is durable"
+        )
 
     def _batch(self, members: Mapping[bytes, bytes | None], meta: Mapping[bytes, bytes | None]) -> Any:
         batch = rocksdict.WriteBatch(raw_mode=True)
@@ -249,6 +286,8 @@ class RocksStore:
 
     def changelog_offset(self) -> int | None:
         """See StateStore."""
+        if self._restored_to is not None:
+            return self._restored_to
         stored = self._meta.get(_OFFSET_KEY)
         return None if stored is None else int(stored)
 
@@ -260,14 +299,33 @@ class RocksStore:
             fold_changelog(self.get_many, self._write, entries, last_offset, self._fire_at)
             return
         members, meta = split_entries(entries)
+        size = 0
         for value in members.values():
             if value is not None:
                 self._fire_at(value)  # a torn record stops the restore here, where its offset is known
-        batch = self._batch(members, meta)
-        batch.put(_RESTORE_KEY, b"1", self._meta_handle)
-        batch.put(_OFFSET_KEY, b"%d" % last_offset, self._meta_handle)
-        self._commit(batch)
+                size += len(value)
+        if not self._filling:
+            self._begin_filling()
+        self._commit(self._batch(members, {}), _WITHOUT_LOG)
+        self._commit(self._batch({}, meta))  # read by nobody before the mark is gone
+        self._restored_to = last_offset
+        self._loose_bytes += size
+        if self._loose_bytes >= _LOOSE_BYTES:
+            self._keep_place()
+
+    def _begin_filling(self) -> None:
+        if not self._restoring:  # before the first record: what has no mark has its hints
+            self._commit(self._batch({}, {_RESTORE_KEY: b"1"}), _ON_DISK)
         self._restoring, self._blank = True, False
+        self._reopen(filling=True)
+
+    def _keep_place(self) -> None:
+        """Bring what was restored into files, then write the offset it reaches."""
+        if self._restored_to is None:
+            return
+        self._flush(self._db)
+        self._commit(self._batch({}, {_OFFSET_KEY: b"%d" % self._restored_to}))
+        self._restored_to, self._loose_bytes = None, 0
 
     def index_hints(self, most: int = _INDEX_CHUNK) -> bool:
         """Make the hints of up to `most` more members after a restore; False once none are left to make.
@@ -277,28 +335,36 @@ class RocksStore:
         if not self._restoring:
             return False
         if self._indexed is None:
+            self._keep_place()
             if self._first_key(self._timers) is not None:  # made by a run that was cut off, maybe of older records
                 self._timers.delete_range(b"", b"\xff" * _DUE_BYTES)
             self._indexed = b""
+        if self._make_hints(self._indexed, most):
+            return True
+        self._end_filling()
+        return False
+
+    def _make_hints(self, after: bytes, most: int) -> bool:
         batch = rocksdict.WriteBatch(raw_mode=True)
-        fire_at, put, timers, key = self._fire_at, batch.put, self._timers_handle, self._indexed
+        fire_at, put, timers, key = self._fire_at, batch.put, self._timers_handle, after
         left = most
-        for key, value in self._db.items(from_key=self._indexed + b"\x00", read_opt=_PASSING):
+        for key, value in self._db.items(from_key=after + b"\x00", read_opt=_PASSING):
             due = fire_at(value)
             if due is not None:
                 put(hint_key(due, key), b"", timers)
             left -= 1
             if not left:
                 break
-        done = left > 0
-        if done:
-            batch.delete(_RESTORE_KEY, self._meta_handle)  # with the last hints: until here a crash makes all anew
-        self._commit(batch)
+        self._commit(batch, _WITHOUT_LOG)
         self._indexed = key
-        if not done:
-            return True
+        return left == 0
+
+    def _end_filling(self) -> None:
+        self._flush(self._timers)  # until the next line a crash makes all anew
+        self._commit(self._batch({}, {_RESTORE_KEY: None}))
         self._restoring, self._indexed, self._low = False, None, b""
-        return False
+        if self._filling:
+            self._reopen(filling=False)
 
     def _end_restore(self) -> None:
         while self._restoring:
@@ -336,7 +402,13 @@ class RocksStore:
         """See StateStore. May be called twice."""
         if self._closed:
             return
+        with contextlib.suppress(StateError):  # a place that is not kept is only read again
+            self._keep_place()
+        self._close()
+
+    def _close(self) -> None:
         self._closed = True
+        self._restored_to, self._loose_bytes = None, 0
         for family in (self._timers, self._meta, self._db):  # RocksDB wants its families closed before itself
             family.close()
         del self._timers_handle, self._meta_handle  # they too keep the database open, and locked
@@ -349,7 +421,8 @@ def hint_key(due_ms: int, member: bytes) -> bytes:
     return due_ms.to_bytes(_DUE_BYTES, "big") + member
 
 
-def _options(resources: RocksResources, family: str) -> Any:
+def _options(resources: RocksResources, family: str, filling: bool) -> Any:
+    """Choose what RocksDB does with a family; `filling`: much is written at once, and hardly anything read."""
     options = rocksdict.Options(raw_mode=True)
     options.create_if_missing(True)
     options.create_missing_column_families(True)
@@ -368,6 +441,13 @@ def _options(resources: RocksResources, family: str) -> Any:
             _ZSTD_WINDOW_BITS, _ZSTD_LEVEL, _ZSTD_STRATEGY, _DICTIONARY_BYTES, True
         )
         options.set_bottommost_zstd_max_train_bytes(_TRAINING_BYTES, True)
+    options.set_level_zero_slowdown_writes_trigger(_LEVEL0_FILES)
+    options.set_level_zero_stop_writes_trigger(_LEVEL0_FILES)
+    if filling:
+        options.set_disable_auto_compactions(True)
+        options.set_allow_concurrent_memtable_write(False)  # of the next line's kind; there is one writer only
+        if family != "meta":
+            options.set_memtable_factory(rocksdict.MemtableFactory.vector())  # sorted once, when it goes to a file
     table = rocksdict.BlockBasedOptions()
     table.set_block_size(_BLOCK_BYTES)
     table.set_block_cache(resources.cache)

@@ -39,6 +39,11 @@ def wanted() -> bool:
     return environment_value("TIDINGS_COMPILED") != "0"
 
 
+def built() -> bool:
+    """Tell whether a build fits these sources."""
+    return (BUILT / key() / DONE).is_file()
+
+
 def use(wanted: bool, root: Path = ROOT) -> bool:
     """Have the core imported from its build, if one fits the sources. Returns whether it will be."""
     built = root / ".cache" / "compiled"

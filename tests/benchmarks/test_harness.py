@@ -179,6 +179,15 @@ def test_results_of_other_scales_or_other_questions_are_refused() -> None:
         changes(result({"a": 1.0}), result({"b": 1.0}))
 
 
+def test_a_compiled_core_is_not_compared_with_a_plain_one() -> None:
+    plain, compiled = result({"a": 1.0}), result({"a": 1.0})
+    plain.machine["core"], compiled.machine["core"] = "pure Python", "compiled"
+    with pytest.raises(OperatorError, match="make compiled"):
+        changes(compiled, plain)
+    del plain.machine["core"]  # a result of an older build says nothing
+    assert changes(compiled, plain)
+
+
 # ---------------------------------------------------------------- tables
 
 
@@ -223,6 +232,17 @@ def test_curves_are_drawn_alike_from_equal_figures(tmp_path: Path) -> None:
     assert b"<svg" in first and path.name == "soak.svg"
     assert draw(found, tmp_path) == [path] and path.read_bytes() == first
     assert draw(result({"1": 1.0}), tmp_path) == []
+
+
+def test_a_curve_goes_through_the_cases_that_are_numbers_and_stands_beside_the_table(tmp_path: Path) -> None:
+    found = result({"1": 1.0, "1,000": 2.0, "1,000, equality only": 9.0, "1, compiled": 0.5})
+    found.answers[0].name = "campaigns_curve"
+    assert draw(found, tmp_path) == []  # no costs, no curve
+    for row in found.answers[0].rows:
+        row.cpu_us = row.gated
+    (path,) = draw(found, tmp_path)
+    assert b"compiled" in path.read_bytes() and b"equality" not in path.read_bytes()
+    assert "](plots/campaigns_curve.svg)" in markdown(found, "r.json")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
