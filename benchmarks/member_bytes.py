@@ -40,15 +40,19 @@ PLAN_FIELDS = ("plans: instances", "plans: late", "plans: fired_ids", "plans: fi
 
 
 def state_of_w(
-    members: int, events_each: int = EVENTS // MEMBERS, progress: Callable[[float], None] = lambda share: None
+    members: int,
+    events_each: int = EVENTS // MEMBERS,
+    progress: Callable[[float], None] = lambda share: None,
+    later_ms: int = 0,
 ) -> MemoryStore:
-    """Run workload W through the engine."""
+    """Run workload W through the engine, so much later than it is written down."""
     count = members * events_each
     store = MemoryStore()
     engine = PartitionEngine(0, store, campaigns=[plan_of("browse_abandon", PATTERN)])
     batch: list[Record] = []
     with quiet_gc():
         for offset, event in enumerate(w(1, count, members)):
+            event.occurred_at_ms += later_ms
             batch.append(Record(offset, event.occurred_at_ms, None, encode_event(event)))
             if len(batch) == BATCH or offset == count - 1:
                 epoch = engine.run(batch)

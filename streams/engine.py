@@ -439,17 +439,16 @@ class PartitionEngine(Memory):
         if None in found:
             self._load([member_id for member_id in due_ids if member_id not in members])
         due = [member or members[member_id] for member, member_id in zip(found, due_ids, strict=True)]
-        queue = queue_timers(due, record.offset, self.registry, self.clock_ms)
+        queue = queue_timers(self._in_turns(due), record.offset, self.registry, self.clock_ms)
         while queue:
             self._fire_one(queue, heappop(queue), record)
         if self._arbiter.asked:
             self._hold_contest(record, TIMERS)
-        for member in due:
+        for member in self._in_turns(due):
             wake = next_wake(member)
             if self._durable and wake != member.hint:  # also if a date was only looked at, or moved by an edit: the
                 self._changed[member.member_id] = member  # store must be able to give every timer again
             self._schedule(member, wake)
-            self._turn()
 
     def _fire_one(self, queue: list[tuple[Any, ...]], entry: tuple[Any, ...], record: Record) -> None:
         plan_id: str = entry[2]

@@ -1,6 +1,6 @@
 """The members an engine has in memory, and when each must be looked at again."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from schemas.events import Event
@@ -26,6 +26,11 @@ class Memory(Intake):
         self._work += 1
         if not self._work % BREATH:
             self.breathe()
+
+    def _in_turns(self, members: Iterable[Member]) -> Iterator[Member]:
+        for member in members:
+            self._turn()
+            yield member
 
     def _members_of(self, events: Sequence[Event | None]) -> list[Member | None]:
         """Find the member of each event; those not in memory are brought there together."""
