@@ -183,6 +183,7 @@ class StateTable(faust.Table[Any, Any]):
         for partition in sorted(partitions):
             while (store := self.stores.get(partition)) is not None and store.index_hints():
                 await asyncio.sleep(0)
+            await asyncio.sleep(0)  # the last piece closes and opens the store
 
     async def on_stop(self) -> None:
         """Let the worker finish, then close every store."""

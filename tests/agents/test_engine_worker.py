@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -119,6 +119,36 @@ async def test_unusable_record_becomes_a_dead_letter_and_its_neighbours_are_appl
     assert headers.keys() == {"topic", "partition", "offset", "reason", "message", "failed_at_ms"}
     assert (headers["topic"], headers["offset"], headers["reason"]) == ("events", "1", "not-json")
     assert set(await in_thread(command_ids, broker.bootstrap)) == expected_ids(log)
+
+
+async def test_the_loop_has_a_turn_between_the_openings_of_any_two_partitions(
+    broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One store, or one engine with its timers, may take a second; eight in a row would look like a frozen process."""
+    turns = [0]
+    opened: list[int] = []
+    made: list[int] = []
+
+    async def count() -> None:
+        while True:
+            turns[0] += 1
+            await asyncio.sleep(0)
+
+    def noting(real: Callable[..., None], at: list[int]) -> Callable[..., None]:
+        def call(*given: Any) -> None:
+            at.append(turns[0])
+            real(*given)
+
+        return call
+
+    monkeypatch.setattr(RocksStore, "_open", noting(RocksStore._open, opened))
+    monkeypatch.setattr(CountingEngine, "__init__", noting(CountingEngine.__init__, made))
+    counting = asyncio.create_task(count())
+    async with running(worker(broker.bootstrap, tmp_path)) as built:
+        await until(lambda: built.worker.recovered, "recovered")
+    counting.cancel()
+    assert len(opened) == len(made) == PARTITIONS
+    assert len(set(opened)) == len(set(made)) == PARTITIONS
 
 
 async def test_lone_event_is_not_held_back(broker: MemoryBroker, tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ def totals(results: Sequence[dict[str, Any]], seconds: float) -> list[tuple[str,
     engine = [s["stall_s"] for s in strikes if s["role"] == "engine"]
     joins = [s["stall_s"] for s in strikes if s["name"] in JOINS]
     starts = [s for result in results for s in result["starts_s"]]
+    stops = [s for result in results for s in result.get("stops_s", [])]
     lost = sum(number for check, number in wrong.items() if "lost" in check)
     doubled = sum(number for check, number in wrong.items() if "twice" in check)
     rest = sum(wrong.values()) - lost - doubled
@@ -63,6 +64,10 @@ def totals(results: Sequence[dict[str, Any]], seconds: float) -> list[tuple[str,
             f"{quantile(engine, 0.5):.1f} / {quantile(engine, 1):.1f} s",
         ),
         ("at a move of partitions, p50 / p99", f"{quantile(joins, 0.5):.1f} / {quantile(joins, 0.99):.1f} s"),
+        (
+            "from SIGTERM to an engine's end, p50 / max",
+            f"{quantile(stops, 0.5):.1f} / {quantile(stops, 1):.1f} s" if stops else "not measured",
+        ),
         ("from a process's start to ready, p50 / max", f"{quantile(starts, 0.5):.1f} / {quantile(starts, 1):.1f} s"),
     ]
 

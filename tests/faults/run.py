@@ -49,6 +49,7 @@ class Result:
     strikes: list[Strike] = field(default_factory=list)
     verdict: Verdict = field(default_factory=Verdict)
     own_ends: list[str] = field(default_factory=list)
+    stops_s: list[float] = field(default_factory=list)  # of engines, from SIGTERM to the end, under load
     starts_s: list[float] = field(default_factory=list)  # from a process's start until it was ready
     changelog: tuple[int, int] = (0, 0)
     trouble: str = ""
@@ -83,7 +84,18 @@ def run_schedule(schedule: Schedule, home: Path, long: bool = False) -> Result:
     return result
 
 
-_PLAIN = ("seed", "seconds", "own_ends", "starts_s", "changelog", "phases", "spoilt", "begun_again", "renewed")
+_PLAIN = (
+    "seed",
+    "seconds",
+    "own_ends",
+    "starts_s",
+    "stops_s",
+    "changelog",
+    "phases",
+    "spoilt",
+    "begun_again",
+    "renewed",
+)
 
 
 def spelled(result: Result) -> dict[str, Any]:
@@ -122,7 +134,7 @@ def _run(schedule: Schedule, home: Path, long: bool, result: Result) -> None:
         phase("healed")
         settled, standing = lab.settle()
         phase("settled")
-        result.own_ends = lab.crew.own_ends
+        result.own_ends, result.stops_s = lab.crew.own_ends, lab.crew.stops_s
         lives = [life for worker in lab.crew.all.values() for life in worker.lives]
         result.starts_s = [life.ready - life.started for life in lives if life.ready is not None]
         if not settled:

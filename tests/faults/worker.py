@@ -103,6 +103,7 @@ class Crew:
     all: dict[str, Worker] = field(default_factory=dict)
     resting: set[str] = field(default_factory=set)
     own_ends: list[str] = field(default_factory=list)  # ended with nobody's doing: what it said last
+    stops_s: list[float] = field(default_factory=list)  # from SIGTERM to the end
 
     def __post_init__(self) -> None:
         self._expected: set[str] = set()
@@ -136,8 +137,11 @@ class Crew:
         """Stop it as a service manager does, and let it rest; whether it obeyed in time."""
         with self._lock:
             self.resting.add(worker.name)
+        began = time.monotonic()
         worker.ask_to_stop()
-        return worker.wait(STOP_S + 5)
+        obeyed = worker.wait(STOP_S + 5)
+        self.stops_s.append(time.monotonic() - began)
+        return obeyed
 
     def expect_end(self, worker: Worker) -> None:
         """Say that it will end and that this is no surprise."""

@@ -5,6 +5,9 @@ import json
 import pytest
 
 from schemas.commands import CancelMessage, SendMessage
+from schemas.events import Record
+from streams import memory
+from streams.engine import PartitionEngine
 from streams.patterns.plan import Plan
 from streams.replay import read_log, replay
 from tables.member_state import NO_MAP, NO_ROWS
@@ -305,3 +308,17 @@ def test_a_profile_does_not_grow_without_bound():
     view = partition.engine.member_view("m1")
     assert view is not None
     assert set(view["profile"]) == {"note", "city"}
+
+
+def test_an_engine_breathes_while_it_reads_and_fires_a_mass_of_timers(monkeypatch: pytest.MonkeyPatch):
+    """Else a worker with a million members and an outage behind it looks frozen, and ends itself at each start."""
+    monkeypatch.setattr(memory, "BREATH", 10)
+    durable = Durable([plan(SENDING)])
+    for number in range(100):
+        durable.feed(event(VIEW, T + number, f"v{number}", member=f"m{number}", product_id="p1"))
+    engine = PartitionEngine(0, durable.store, campaigns=durable.plans)  # remembers nobody: all are read at once
+    breaths: list[int] = []
+    engine.breathe = lambda: breaths.append(1)
+    epoch = engine.run([Record(durable.offset, T + 3 * HOUR, None, json.dumps(tick(T + 3 * HOUR)).encode())])
+    # of a hundred members each: read, queued, fired, looked at again, encoded
+    assert len(epoch.firings) == 100 and len(breaths) == 50

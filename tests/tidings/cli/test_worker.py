@@ -59,6 +59,16 @@ def test_two_workers_of_a_directory_are_refused_and_another_instance_is_not(brok
         other.communicate()
 
 
+def test_a_data_directory_that_cannot_be_used_ends_the_command_with_2_and_names_the_setting(
+    broker: str, tmp_path: Path
+) -> None:
+    place = tmp_path / "data"
+    place.write_text("")  # a file stands there; rights mean nothing to root
+    code, errors = refused("--role", "engine", "--web-port", "0", broker=broker, data_dir=str(place))
+    assert code == 2
+    assert errors.startswith(f"{place / 'engine-0'}: cannot be used (got ") and "check TIDINGS_DATA_DIR" in errors
+
+
 def test_a_broker_that_does_not_answer_ends_the_command_with_3(tmp_path: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # taken, and nobody listens
