@@ -285,6 +285,11 @@ class RocksStore:
                 put(key, value, self._meta_handle)
         return batch
 
+    @property
+    def restoring(self) -> bool:
+        """Tell whether it was filled from nothing, and hints are still to be made."""
+        return self._restoring
+
     def changelog_offset(self) -> int | None:
         """See StateStore."""
         if self._restored_to is not None:
