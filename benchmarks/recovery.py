@@ -37,8 +37,8 @@ METHOD = (
     "with nothing to recover; left out without Java, below 50,000 members. `standby takeover`: one of two such "
     "workers, each the other's standby, is killed; from then until the other one runs all partitions, the wait for "
     "the session's end and the second one's timer hints included, the collector as the product sets it. Through Kafka "
-    "no timer is due meanwhile. CPU is that of all threads. A restore hardly compacts: that follows beside the worker's "
-    "other work, `then compacting` says at what cost."
+    "no timer is due meanwhile. CPU is that of all threads. A restore hardly compacts: that follows beside the other "
+    "work of the worker, `then compacting` says at what cost."
 )
 MEMBERS, DISTINCT = 1_000_000, 20_000
 READY_S = 900.0
