@@ -39,9 +39,10 @@ METHOD = (
     "registration per member, then one tick per partition that lets all be due. Each engine is one worker process in a "
     "venv of its own (benchmarks/peers/), reads the topic from its beginning and writes a command per unanswered view; "
     "taken is the time from its start until the last command is in the topic, less the same for a log of a hundredth "
-    "(its start-up, measured in the first turn), CPU that of all its processes. In turns, medians. Commands are compared with the definition's; "
-    "`differing` counts those that are missing or too many. Ours runs with all guarantees on: RocksDB, changelog, "
-    "decisions, and its bound of 8 open views. Plain Faust gets a twentieth of the log."
+    "(its start-up, measured in the first turn), CPU that of all its processes. In turns, medians. Commands are "
+    "compared with the definition's; `differing` counts those that are missing or too many. Ours runs with all "
+    "guarantees on: RocksDB, changelog, decisions, and its bound of 8 open views. Plain Faust gets a twentieth of the "
+    "log."
 )
 EVENTS_COUNT, MEMBERS = 1_000_000, 100_000
 HEAD_SHARE, SLOW_SHARE = 0.01, 0.05
