@@ -79,6 +79,17 @@ class StoreAdapter(Store[Any, Any]):
         raise NotImplementedError("backup: not offered here; delete the directory, it is rebuilt from the changelog")
 
 
+def index_standbys(stores: MemberStores, ends: Mapping[TP, int]) -> None:
+    """Let standbys that have read up to these offsets, the ends of their changelogs when they began, make timer hints.
+
+    Some at each call, as they read on: whoever takes over from a dead worker has better things to do.
+    """
+    for tp, end in ends.items():
+        store = stores.get(tp.partition)
+        if store is not None and store.restoring and (store.changelog_offset() or 0) >= end:
+            store.index_hints()
+
+
 class StateTable(faust.Table[Any, Any]):
     """A Faust table over MemberStores. Its hooks tell the worker which partitions are ready, and when to let go."""
 
@@ -118,6 +129,9 @@ class StateTable(faust.Table[Any, Any]):
         """Apply records read back. Faust would only log an error and go on without them, so the app is ended."""
         try:
             super().apply_changelog_batch(batch)
+            recovery: Any = self.app.tables.recovery  # type: ignore[attr-defined]
+            ends = recovery.standby_highwaters
+            index_standbys(self.stores, {tp: ends[tp] for tp in recovery.standby_tps if tp in ends})
         except Exception as error:
             self._crash_app(error)
             raise

@@ -1,9 +1,11 @@
 """`python -m benchmarks`: measure, print tables, keep the figures as JSON, compare them with an earlier result."""
 
+import contextlib
 import importlib
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,13 +142,18 @@ class Bar:
 
 
 def seconds_of_newest() -> dict[str, float]:
-    """Look up how long each question took in the newest result that can be read."""
-    for path in sorted(RESULTS.glob("*.json"), reverse=True):
-        try:
-            return {answer.name: answer.seconds for answer in read_result(path).answers}
-        except OperatorError:
-            continue
-    return {}
+    """Look up how long each question took in the newest result that has it."""
+    found: dict[str, float] = {}
+    for path in sorted(RESULTS.glob("*.json")):
+        with contextlib.suppress(OperatorError):  # another kind of result
+            found |= {answer.name: answer.seconds for answer in read_result(path).answers}
+    return found
+
+
+def result_path(result: Result, only: Sequence[str]) -> Path:
+    """Name the file of a result: day, commit, what was asked if not all, and the scale if not full."""
+    size = () if result.scale == 1 else (f"scale-{result.scale:g}",)
+    return RESULTS / f"{'-'.join((result.started_at[:10], result.commit[:7], *only, *size))}.json"
 
 
 def measure(names: tuple[str, ...], scale: Scale) -> Result:
@@ -225,8 +232,7 @@ def main(
     if not only:
         click.echo(f"asked only by name: {', '.join(ON_REQUEST)} (--only NAME)", err=True)
     result = measure(only or QUESTIONS, scale)
-    size = "" if scale.factor == 1 else f"-scale-{scale.factor:g}"
-    path = save or RESULTS / f"{result.started_at[:10]}-{result.commit[:7]}{size}.json"
+    path = save or result_path(result, only)
     write_result(result, path)
     click.echo(f"written: {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")
     if before is not None and not gate(result, before):

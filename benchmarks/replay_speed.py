@@ -22,7 +22,7 @@ METHOD = (
     "commands and attributions too. The set of firings is compared with the definition's. `compiled`: the "
     "same sources after `make compiled`."
 )
-EVENTS, MEMBERS = 1_000_000, 100_000
+EVENTS, MEMBERS = 500_000, 50_000
 WITHIN_MS, LATENESS_MS = 7_200_000, 5_000
 VIEWED, ORDERED = "catalog.product.viewed", "order.created"
 PATTERN = f"{VIEWED} as v then no {ORDERED} for 2h, same product_id"

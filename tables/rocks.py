@@ -6,9 +6,9 @@ The write-ahead log is on, its fsync off: a crash of the process loses nothing, 
 the changelog, whose last covered offset lies in the same write batch as the data it covers (invariant I6).
 
 An empty store is filled from the changelog without hints, without a look at what was there, without write-ahead log
-and without compaction; `index_hints` makes the hints at the end. A mark in `meta` stands from before the first record
-of such a restore until all hints are there. The offset it has come to is written once what lies before it is in files:
-after a crash the records from there on are read again, which changes nothing where they had come into files, too.
+and next to no compaction; `index_hints` makes the hints at the end. A mark in `meta` stands from before the first
+record of such a restore until all hints are there. The offset it has come to is written once what lies before it is in
+files: after a crash the records from there on are read again, which changes nothing where they lie in files as well.
 """
 
 import contextlib
@@ -49,6 +49,7 @@ _INDEX_CHUNK = 16_384
 _LOOSE_BYTES = 64 << 20  # of records restored since the offset was written: what a crash has to read again
 # Files that a restore leaves uncompacted must not make the first writes wait; reads ask each one's filter meanwhile.
 _LEVEL0_FILES = 1_000
+_FILLED_FILES = 64  # compacted together while a restore goes on: a standby may go on for days
 
 
 def _passing() -> Any:
@@ -284,6 +285,11 @@ class RocksStore:
                 put(key, value, self._meta_handle)
         return batch
 
+    @property
+    def restoring(self) -> bool:
+        """Tell whether it was filled from nothing, and hints are still to be made."""
+        return self._restoring
+
     def changelog_offset(self) -> int | None:
         """See StateStore."""
         if self._restored_to is not None:
@@ -444,7 +450,7 @@ def _options(resources: RocksResources, family: str, filling: bool) -> Any:
     options.set_level_zero_slowdown_writes_trigger(_LEVEL0_FILES)
     options.set_level_zero_stop_writes_trigger(_LEVEL0_FILES)
     if filling:
-        options.set_disable_auto_compactions(True)
+        options.set_level_zero_file_num_compaction_trigger(_FILLED_FILES)
         options.set_allow_concurrent_memtable_write(False)  # of the next line's kind; there is one writer only
         if family != "meta":
             options.set_memtable_factory(rocksdict.MemtableFactory.vector())  # sorted once, when it goes to a file

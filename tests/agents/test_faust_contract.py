@@ -81,7 +81,7 @@ def test_heartbeats_and_group_state_are_where_we_look_for_them() -> None:
     assert "await self._send_req(request)" in body(GroupCoordinator._do_heartbeat)
     assert "_send_req(request)" in body(CoordinatorGroupRebalance._send_sync_group_request)
     assert "reassignment_in_progress" in body(SubscriptionState)
-    for name in ("active_offsets", "active_highwaters", "active_remaining"):
+    for name in ("active_offsets", "active_highwaters", "active_remaining", "standby_highwaters", "standby_tps"):
         assert name in body(Recovery), name
 
 

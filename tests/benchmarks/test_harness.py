@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import calibration, harness
-from benchmarks.__main__ import QUESTIONS, answer_question, gate, main
+from benchmarks.__main__ import QUESTIONS, answer_question, gate, main, result_path
 from benchmarks.harness import (
     FORMAT,
     ROOT,
@@ -177,6 +177,14 @@ def test_results_of_other_scales_or_other_questions_are_refused() -> None:
         changes(result({"a": 1.0}), result({"a": 1.0}, scale=0.5))
     with pytest.raises(OperatorError, match="no figure in common"):
         changes(result({"a": 1.0}), result({"b": 1.0}))
+
+
+def test_results_of_other_questions_or_scales_have_other_names() -> None:
+    found = result({"a": 1.0}, commit="1234567890", started_at="2026-03-02T00:00:00+00:00")
+    assert result_path(found, ()).name == "2026-03-02-1234567.json"
+    assert result_path(found, ("latency",)).name == "2026-03-02-1234567-latency.json"
+    found.scale = 0.5
+    assert result_path(found, ()).name == "2026-03-02-1234567-scale-0.5.json"
 
 
 def test_a_compiled_core_is_not_compared_with_a_plain_one() -> None:
