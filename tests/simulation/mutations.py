@@ -27,7 +27,9 @@ import streams.patterns.match as match
 import streams.patterns.plan as plan
 import streams.policies.caps as caps
 import streams.policies.judge as judge
+import streams.policies.local_time as local_time
 import streams.policies.receipts as receipts
+import streams.registry as registry
 import tables.hot as hot
 import tables.store as store
 import tidings.simulation.disk as disk
@@ -117,6 +119,11 @@ def lateness_ignored() -> list[Undo]:
         original(self, msgspec.structs.replace(campaign, lateness_ms=0))
 
     return [put(plan.Plan, "__init__", init)]
+
+
+def clocks_never_change() -> list[Undo]:
+    undo = rewrite(local_time, "quiet_until", ("if local(end, zone).utcoffset() == shown.utcoffset()", "if True"))
+    return [*undo, put(judge, "quiet_until", local_time.quiet_until)]
 
 
 async def _nothing(*_: Any) -> None:
@@ -283,6 +290,12 @@ MUTATIONS = [
             rewrite(judge, "judge", ("command_digest(request.cascade) if request.cascade else None", "None"))
             + [put(arbiter, "judge", judge.judge)]
         ),
+    ),
+    Mutation("clocks never change", "quiet hours end on the wall clock, over a change of it too", clocks_never_change),
+    Mutation(
+        "an edit ends journeys",
+        "what migrates goes on in the new version",
+        lambda: rewrite(registry.Registry, "after_edits", ("if mode != MIGRATE", "if True")),
     ),
     Mutation(
         "share without rows",

@@ -25,6 +25,7 @@ TOLD = (
     "delivery.delivered", "delivery.delivered", "delivery.bounced", "delivery.expired", "delivery.rejected",
     "engagement.opened",
 )  # fmt: skip
+LONGEST_PAUSE_MS = 2 * 86_400_000
 DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C where it is there
 SEND = {"channel": "email", "template": "hello"}
 ASKING = {
@@ -208,6 +209,12 @@ def _operate(rng: random.Random, campaigns: Sequence[Json], lines: list[tuple[in
         data = {"campaign": rng.choice(campaigns)["campaign"]}
         record = json_bytes({"type": f"campaign.{what}", "member_id": None, "occurred_at": a, "data": data})
         lines.insert(place + 1, (a, None, record))
+        later = next((n for n, line in enumerate(lines) if line[0] >= a + LONGEST_PAUSE_MS), None)
+        if what == "paused" and later is not None:  # what it holds looks again every hour: too much for weeks
+            again = json_bytes(
+                {"type": "campaign.resumed", "member_id": None, "occurred_at": lines[later][0], "data": data}
+            )
+            lines.insert(later, (lines[later][0], None, again))
     for campaign in campaigns:  # a pause without end would let what it holds look again for ever: no run would rest
         a, data = lines[-1][0], {"campaign": campaign["campaign"]}
         record = json_bytes({"type": "campaign.resumed", "member_id": None, "occurred_at": a, "data": data})
