@@ -24,7 +24,7 @@ from fastavro.read import SchemaResolutionError
 from schemas.codec import MAX_BYTES, decode_event, settled
 from schemas.commands import CancelMessage, SendMessage
 from schemas.errors import DecodeError
-from schemas.events import Event
+from schemas.events import LINE_FIELDS, Event
 from schemas.member_commands import AccruePoints, MemberCommand, UpdateSegments, UpdateTags
 from schemas.records import Attribution, Decision
 
@@ -126,10 +126,15 @@ def _write(name: str, fields: Mapping[str, Any], schema_id: int) -> bytes:
 # ---------------------------------------------------------------- fields
 
 
+@cache
+def _contract(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    return tuple(field for field in kind.__struct_fields__ if field not in LINE_FIELDS)
+
+
 def _fields(value: msgspec.Struct, name: str) -> dict[str, Any]:
     known = {field["name"] for field in _schema(name)["fields"]}
     fields: dict[str, Any] = {}
-    for field in value.__struct_fields__:
+    for field in _contract(type(value)):
         inner = getattr(value, field)
         if field in _JSON_TEXT:
             absent = inner is None and field == "context"
@@ -179,7 +184,7 @@ def decode_event_avro(value: bytes, resolve: Resolve) -> Event:
         DecodeError: reasons as in `schemas.codec`, and `not-avro`.
     """
     found = _read("event", value, resolve)
-    values = _values(found, Event.__struct_fields__, "event")
+    values = _values(found, _contract(Event), "event")
     for field in ("data", "context"):
         if values[field] is not None and not isinstance(values[field], dict):
             raise DecodeError("wrong-type", f"event: {field} must be a JSON object")

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from schemas.log import Record as Record
+
 TICK = "tick"
 CAMPAIGN_PUBLISHED = "campaign.published"
 CAMPAIGN_WITHDRAWN = "campaign.withdrawn"
@@ -28,6 +30,8 @@ CONTROL_TYPES = LIFE_TYPES | {
     POLICY_WITHDRAWN,
 }
 
+LINE_FIELDS = frozenset({"appended_at"})  # of an event, those that only the line of a recorded log has
+
 
 class Event(
     msgspec.Struct,
@@ -40,6 +44,7 @@ class Event(
     `event_id` is None only when the producer gave none; the reader then names it by its place in the log.
     `member_id` is None for ticks, control records and visitors not yet known. On the wire its
     fields are named as in the envelope (VOCABULARY §2): a record in milliseconds is read straight into it.
+    `appended_at`: what the line of a recorded log says of its append; for the reader of that line alone.
     """
 
     type: str
@@ -58,15 +63,7 @@ class Event(
     trace_id: str | None = None
     tenant: str | None = None
     context: dict[str, Any] | None = None
-
-
-class Record(msgspec.Struct, gc=False):
-    """One record of a partition's log, as fetched: `append_ms` is the broker's append time (or its stand-in)."""
-
-    offset: int
-    append_ms: int
-    key: bytes | None
-    value: bytes | None
+    appended_at: str | int | float | None = None
 
 
 def append_ms_of(broker_ms: int, headers: Any) -> tuple[int, bool]:

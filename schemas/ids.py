@@ -4,12 +4,13 @@ Every part is length-prefixed before hashing: ("ab", "c") and ("a", "bc") differ
 """
 
 from hashlib import blake2b as _blake2b
+from typing import Final
 
 import msgspec
 
-_canonical = msgspec.json.Encoder(order="deterministic").encode
-_EMPTY = _blake2b(digest_size=16)  # copied for each id: cheaper than making one
-_LENGTH = tuple(f"{n}:" for n in range(1_024))  # the usual lengths, spelled: a third of an id's cost otherwise
+_canonical: Final = msgspec.json.Encoder(order="deterministic").encode
+_EMPTY: Final = _blake2b(digest_size=16)  # copied for each id: cheaper than making one
+_LENGTH: Final = tuple(f"{n}:" for n in range(1_024))  # the usual lengths, spelled: a third of an id's cost otherwise
 
 
 def h128(*parts: str) -> str:

@@ -1,11 +1,12 @@
 """Instants as people and machines write them, to int milliseconds since the epoch, UTC."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_ONE_MS = timedelta(milliseconds=1)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_ONE_MS: Final = timedelta(milliseconds=1)
 _ONE_SECOND_MS = 1_000
-MAX_INSTANT_MS = 253_402_300_799_999  # the last millisecond of the year 9999: what RFC 3339 can write
+MAX_INSTANT_MS: Final = 253_402_300_799_999  # the last millisecond of the year 9999: what RFC 3339 can write
 MAX_SECONDS = 8_192  # seconds remembered, about 1 MB
 
 # A memo, not state: it changes how fast an instant is read, never which.

@@ -1,7 +1,7 @@
 """What all readers of producers' records share: names of types, ids, instants, and how a refusal is worded."""
 
 import re
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import msgspec
 
@@ -9,7 +9,7 @@ from schemas.errors import DecodeError
 from schemas.instants import instant_ms
 from schemas.taxonomy import CUSTOM, EVENT_TYPES
 
-MAX_ID = 256  # member records keep the last 16 event ids, so ids must be short
+MAX_ID: Final = 256  # member records keep the last 16 event ids, so ids must be short
 
 _dotted = re.compile(r"[a-z0-9_]+(?:\.[a-z0-9_]+)+").fullmatch
 _camel = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")

@@ -1,16 +1,16 @@
 """Which message earned an order: the last touch within the campaign's window. E-mail touches when it is sent."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from schemas.events import Event
 from schemas.ids import attribution_id
 from schemas.records import Attribution
 from tables.member_state import TOUCHES_MAX, Member
 
-TOUCH_TYPES = frozenset({"delivery.sent"})
-CONVERSION_TYPES = frozenset({"order.created", "receipt.issued"})
-MODEL = "last_touch"
+TOUCH_TYPES: Final = frozenset({"delivery.sent"})
+CONVERSION_TYPES: Final = frozenset({"order.created", "receipt.issued"})
+MODEL: Final = "last_touch"
 
 
 def record_touch(member: Member, event: Event, e: int) -> None:

@@ -5,8 +5,10 @@ appends (`agents/pacemaker.py`) and `streams/registry.py` applies. So a replay o
 offset, whatever crashes lay between. Counts that a crash takes along begin anew.
 """
 
-FAILED_MAX = 20  # failures among the last LOOKED_AT matches of a campaign on one partition open it
-LOOKED_AT = 100
+from typing import Final
+
+FAILED_MAX: Final = 20  # failures among the last LOOKED_AT matches of a campaign on one partition open it
+LOOKED_AT: Final = 100
 
 Ref = tuple[str, str]
 """(campaign id, version)"""

@@ -6,6 +6,8 @@ A match of a campaign with a flow begins a journey (`streams/flows/run.py`) inst
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from mypy_extensions import mypyc_attr
+
 from schemas.campaign import Send
 from schemas.commands import SendMessage, lane_of_category
 from schemas.ids import command_id, correlation_text, decision_id, instance_id
@@ -26,6 +28,7 @@ Arbiter = Callable[[MessageRequest, Member, int], Answer]
 """Judges a message for a member on a clock, and counts it if it may go: `streams/arbiter.py`."""
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class Match:
     """A match about which something is said, with its ids. `due` of an absence, or `completed_by` of a positive end."""
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -37,16 +37,16 @@ from streams.timers import Timers
 from tables.codec import encode_member
 from tables.digests import add, digest_of, holds
 from tables.hot import HOT_BYTES, HotBudget, HotMembers
-from tables.member_state import NO_MAP, RECENT_IDS_MAX, Instance, Journey, Member, PlanState
+from tables.member_state import NEVER, NO_MAP, RECENT_IDS_MAX, Instance, Journey, Member, PlanState
 from tables.store import StateStore
 
-HINTS_PAGE = 65_536
-META_FORMAT = 1
-SPECIAL_TYPES = FOLDED_TYPES | TOUCH_TYPES | CONVERSION_TYPES
+HINTS_PAGE: Final = 65_536
+META_FORMAT: Final = 1
+SPECIAL_TYPES: Final = FOLDED_TYPES | TOUCH_TYPES | CONVERSION_TYPES
 Observer = Callable[[str, Plan, Member, Instance, int, str | None], None]
 
-_pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(list[Any]).decode
+_pack: Final = msgspec.msgpack.Encoder().encode
+_unpack: Final = msgspec.msgpack.Decoder(list[Any]).decode
 
 
 class PartitionEngine(Memory):
@@ -68,8 +68,8 @@ class PartitionEngine(Memory):
 
     __slots__ = (
         "partition", "topic", "applied_offset", "clock_ms", "_durable", "_decisions", "_decode", "_observer",
-        "_store", "_members", "_timers", "_epoch_number", "_written_number", "_epochs", "_out",
-        "_changed", "_counts", "_event_count", "_fired", "breaker", "registry", "_arbiter", "_journeys",
+        "_store", "_members", "_timers", "_epoch_number", "_written_number", "_epochs", "_out", "_changed",
+        "_counts", "_event_count", "_completed_count", "_fired", "breaker", "registry", "_arbiter", "_journeys",
     )  # fmt: skip
 
     def __init__(
@@ -94,7 +94,7 @@ class PartitionEngine(Memory):
         self._store = store
         self._members = HotMembers(hot_bytes)
         self._timers = Timers(store.due, HINTS_PAGE)
-        self._epoch_number = self._written_number = self._event_count = 0
+        self._epoch_number = self._written_number = self._event_count = self._completed_count = 0
         self._epochs: dict[int, int] = {}
         self._out: Epoch
         self.breaker = Breaker()
@@ -125,13 +125,14 @@ class PartitionEngine(Memory):
         self._out = Epoch(
             self.partition, first, self.applied_offset, len(records), 0, None, [], [], [], [], [], {}, {}, [], {}
         )
-        self._changed, self._counts, self._event_count = {}, Counter(), 0
+        self._changed, self._counts = {}, Counter()
+        self._event_count = self._completed_count = 0
         self._journeys.say_to(self._out, self._counts)
-        given = events is not None
-        if events is None:
-            events = self._read_all(records)
+        given, log = events is not None, list(records)
+        read = list(events) if events is not None else self._read_all(log)
         timers, ahead = self._timers, self._arbiter.ahead
-        for record, event, member in zip(records, events, self._members_of(events), strict=True):
+        for number, member in enumerate(self._members_of(read)):
+            record, event = log[number], read[number]
             offset, append_ms = record.offset, record.append_ms
             if offset <= self.applied_offset:
                 continue
@@ -183,6 +184,8 @@ class PartitionEngine(Memory):
         out.last_offset, out.clock_ms, out.next_fire_ms = self.applied_offset, self.clock_ms, self.next_fire_ms
         if self._event_count:
             self._counts["events"] = self._event_count
+        if self._completed_count:
+            self._counts[COUNTED_AS[COMPLETED]] = self._completed_count
         out.counters = dict(self._counts)
         self._epochs[out.last_offset] = self._epoch_number
         return out
@@ -261,7 +264,7 @@ class PartitionEngine(Memory):
             return False
         if known is None:
             member.plans[plan.id] = state
-        self._wake_for(member, state) if member.scheduled is None else self._schedule(member, begun.wake)
+        self._wake_for(member, state) if member.scheduled == NEVER else self._schedule(member, begun.wake)
         return True
 
     def _match(self, route: Route, member: Member, moment: Moment, record: Record) -> None:
@@ -307,7 +310,7 @@ class PartitionEngine(Memory):
             )
             if begun is not None:
                 moment.begun += 1
-                self._wake_for(member, state) if member.scheduled is None else self._schedule(member, begun.wake)
+                self._wake_for(member, state) if member.scheduled == NEVER else self._schedule(member, begun.wake)
                 return
         out: list[Outcome] = []
         advanced: dict[Any, bool] = {}
@@ -348,17 +351,16 @@ class PartitionEngine(Memory):
     def _settle(self, member: Member, out: list[Outcome], record: Record) -> None:
         """Say what came of instances that ended: firings, decisions, commands, counts."""
         for kind, plan, state, instance, due, by in out:
-            self._counts[COUNTED_AS[kind]] += 1
-            if kind in SILENT:
-                pass
-            elif kind == COMPLETED:
+            if kind == COMPLETED:
+                self._completed_count += 1
                 match = Match(plan, member, instance, self._place(record), due, by if due is None else None)
                 if self.registry.policy is None or not self._arbiter.take(
                     match, partial(self._finish, match, state, record)
                 ):
                     self._finish(match, state, record)
                 continue
-            elif self._decisions:  # evicted
+            self._counts[COUNTED_AS[kind]] += 1
+            if self._decisions and kind not in SILENT:  # evicted
                 owner = next((name for name, s in member.plans.items() if s is state), plan.id)
                 evicted = self.registry.plan_of(owner, instance.version) or plan
                 match = Match(evicted, member, instance, self._place(record))
@@ -433,12 +435,11 @@ class PartitionEngine(Memory):
 
     def _fire_due(self, record: Record) -> None:
         """Fire every timer with due + lateness <= clock, in the order (due, member, campaign, start)."""
-        members = self._members
-        due_ids = self._timers.take(self.clock_ms)
-        found = [members.get(member_id) for member_id in due_ids]
-        if None in found:
-            self._load([member_id for member_id in due_ids if member_id not in members])
-        due = [member or members[member_id] for member, member_id in zip(found, due_ids, strict=True)]
+        members, due_ids = self._members, self._timers.take(self.clock_ms)
+        missing = [member_id for member_id in due_ids if member_id not in members]
+        if missing:
+            self._load(missing)
+        due = [members[member_id] for member_id in due_ids]
         queue = queue_timers(self._in_turns(due), record.offset, self.registry, self.clock_ms)
         while queue:
             self._fire_one(queue, heappop(queue), record)

@@ -1,5 +1,7 @@
 """The history of a member: occurrences that later steps may have to know of although they were read before."""
 
+from typing import Final
+
 import msgspec
 
 from schemas.events import Event
@@ -11,12 +13,12 @@ from streams.policies.receipts import COMPLAINED, RECEIPT_TYPES, learn
 from tables.member_state import HISTORY_MAX, Member
 
 # 64 KiB: a record of one member must fit the changelog many times over, with its history and instances.
-PROFILE_BYTES_MAX = 65_536
-TOPICS_MAX = 64  # topics with a word of their own per channel
-_pack = msgspec.msgpack.Encoder().encode
+PROFILE_BYTES_MAX: Final = 65_536
+TOPICS_MAX: Final = 64  # topics with a word of their own per channel
+_pack: Final = msgspec.msgpack.Encoder().encode
 
-PROFILE_TYPES = frozenset({"member.registered", "member.updated"})
-CONSENT_TYPES = {
+PROFILE_TYPES: Final = frozenset({"member.registered", "member.updated"})
+CONSENT_TYPES: Final = {
     "consent.granted": True,
     "consent.revoked": False,
     "engagement.unsubscribed": False,
@@ -28,7 +30,7 @@ class ProfileFull(Exception):
     """A profile event that is not merged, for the profile would be too large."""
 
 
-FOLDED_TYPES = PROFILE_TYPES | frozenset(CONSENT_TYPES) | RECEIPT_TYPES
+FOLDED_TYPES: Final = PROFILE_TYPES | frozenset(CONSENT_TYPES) | RECEIPT_TYPES
 
 
 def fold_profile(member: Member, event: Event, e: int) -> bool:

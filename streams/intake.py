@@ -1,6 +1,6 @@
 """What a record's bytes are: an event, or something that is refused as a dead letter, at its place in the log."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from schemas.codec import decode_event, plain_events
 from schemas.errors import DecodeError
@@ -20,7 +20,7 @@ class Intake(Views):
     _decode: Callable[[bytes | None], Event]
     _out: Epoch
 
-    def _read_all(self, records: Sequence[Record]) -> Sequence[Event | None]:
+    def _read_all(self, records: list[Record]) -> list[Event | None]:
         """Decode records, those that are new."""
         if self._decode is not decode_event:
             return [self._read(record) for record in records]

@@ -5,19 +5,21 @@ every partition of the log, so a replay says it at the same place.
 """
 
 from collections.abc import Iterable
+from typing import Final
 
 from schemas.campaign import Campaign
 from schemas.events import CAMPAIGN_DRAINED, CAMPAIGN_PAUSED, CAMPAIGN_RESUMED
 from streams.patterns.plan import Plan
+from tables.member_state import NEVER
 
 LIVE, SCHEDULED, ENDED = "live", "scheduled", "ended"
 PAUSED, DRAINING, STOPPED = "paused", "draining", "stopped"
-SAID = {CAMPAIGN_PAUSED: PAUSED, CAMPAIGN_DRAINED: DRAINING}
-LOOK_MS_MAX = 3_600_000
-PAUSE_STEP_MS = 15 * 60_000  # how often what a pause holds asks again: what waited leaves spread over as long
-NEVER_MS = 2**62
-HELD_MS = 8 * 86_400_000  # a date is decided at most 7 days after it came: the longest lateness
-HELD_MAX = 8  # spans; an operator who pauses more often within a lateness is forgotten the first ones
+SAID: Final = {CAMPAIGN_PAUSED: PAUSED, CAMPAIGN_DRAINED: DRAINING}
+LOOK_MS_MAX: Final = 3_600_000
+PAUSE_STEP_MS: Final = 15 * 60_000  # how often what a pause holds asks again: what waited leaves spread over as long
+NEVER_MS: Final = 2**62  # in meta
+HELD_MS: Final = 8 * 86_400_000  # a date is decided at most 7 days after it came: the longest lateness
+HELD_MAX: Final = 8  # spans; an operator who pauses more often within a lateness is forgotten the first ones
 
 
 class Life:
@@ -94,7 +96,7 @@ def state_by_dates(campaign: Campaign, clock_ms: int) -> str:
 def next_turn(plans: Iterable[Plan], clock_ms: int) -> int:
     """Return the clock at which the next of the campaigns' dates is reached."""
     dates = [date for plan in plans for date in (plan.campaign.start_ms, plan.campaign.end_ms) if date is not None]
-    return min((date for date in dates if date > clock_ms), default=NEVER_MS)
+    return min((date for date in dates if date > clock_ms), default=NEVER)
 
 
 def look_again(clock_ms: int, since_ms: int) -> int:

@@ -35,12 +35,18 @@ class Memory(Intake):
     def _members_of(self, events: Sequence[Event | None]) -> list[Member | None]:
         """Find the member of each event; those not in memory are brought there together."""
         members = self._members
-        ids = [None if event is None else event.member_id for event in events]
-        found = [None if member_id is None else members.get(member_id) for member_id in ids]
-        missing = {m for m, member in zip(ids, found, strict=True) if m is not None and member is None}
+        found: list[Member | None] = []
+        missing: dict[int, str] = {}
+        for number, event in enumerate(events):
+            member_id = None if event is None else event.member_id
+            member = None if member_id is None else members.get(member_id)
+            if member is None and member_id is not None:
+                missing[number] = member_id
+            found.append(member)
         if missing:
-            self._load(missing)
-            found = [None if m is None else member or members[m] for m, member in zip(ids, found, strict=True)]
+            self._load(set(missing.values()))
+            for number, member_id in missing.items():
+                found[number] = members[member_id]
         return found
 
     def _load(self, member_ids: Iterable[str]) -> None:
@@ -58,7 +64,7 @@ class Memory(Intake):
                 self.breathe()
 
     def _schedule(self, member: Member, wake: int | None) -> None:
-        if wake is not None and (member.scheduled is None or wake < member.scheduled):
+        if wake is not None and wake < member.scheduled:
             member.scheduled = wake
             self._timers.set(wake, member.member_id)
 

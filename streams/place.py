@@ -1,12 +1,16 @@
 """Where in the log something is decided."""
 
-import msgspec
+from mypy_extensions import mypyc_attr
 
 
-class Place(msgspec.Struct, gc=False):
+@mypyc_attr(acyclic=True, free_list_len=1)
+class Place:
     """Where in the log a decision is taken: partition, offset, the record's append time and the clock after it."""
 
-    partition: int
-    offset: int
-    append_ms: int
-    clock_ms: int
+    __slots__ = ("partition", "offset", "append_ms", "clock_ms")
+
+    def __init__(self, partition: int, offset: int, append_ms: int, clock_ms: int) -> None:
+        self.partition = partition
+        self.offset = offset
+        self.append_ms = append_ms
+        self.clock_ms = clock_ms

@@ -25,11 +25,11 @@ from schemas.findings import errors
 from schemas.flow import DRAIN, MIGRATE
 from schemas.policy import Policy
 from streams.campaigns import load_campaign
-from streams.life import DRAINING, ENDED, LIVE, NEVER_MS, PAUSED, STOPPED, Life, next_turn
+from streams.life import DRAINING, ENDED, LIVE, PAUSED, STOPPED, Life, next_turn
 from streams.patterns.plan import Plan
 from streams.policies.load import load_policy
 from streams.routes import Route, build_routes
-from tables.member_state import Journey
+from tables.member_state import NEVER, Journey
 
 META_CLOCK = b"\x00meta"  # [format, applied offset, clock, list]: the last record of every epoch
 META_LIST = (
@@ -66,7 +66,7 @@ class Registry:
         self.suspended: dict[str, Plan] = {}  # by id; `since_offset` and `since_ms` say when it was stopped
         self.stopped: dict[str, Plan] = {}  # likewise, by its operator
         self.life = Life()
-        self.turn_ms = NEVER_MS  # the clock at which a campaign's date is reached
+        self.turn_ms = NEVER  # the clock at which a campaign's date is reached
         self._clock_ms = 0
         self._versions: dict[tuple[str, str], Plan] = {}
         self._until: dict[tuple[str, str], int] = {}

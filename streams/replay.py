@@ -1,7 +1,8 @@
 """A pure, broker-free run of the engine over a recorded log of one partition."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Final
 
 import msgspec
 
@@ -16,11 +17,11 @@ from streams.epoch import Epoch
 from streams.patterns.plan import Plan
 from tables.store import MemoryStore
 
-BATCH = 512  # what is decoded is still in the cache when it is applied: 4,096 cost a tenth more
-READ_AHEAD = 256  # lines decoded together for who asks for one after the other
+BATCH: Final = 512  # what is decoded is still in the cache when it is applied: 4,096 cost a tenth more
+READ_AHEAD: Final = 256  # lines decoded together for who asks for one after the other
 
 
-_decode_times = msgspec.json.Decoder(Times).decode
+_decode_times: Final = msgspec.json.Decoder(Times).decode
 
 Line = tuple[Record, Event | None]
 
@@ -42,7 +43,7 @@ class Log:
         """Yield `size` lines at a time, decoded together; blank lines count, so there may be fewer records."""
         while lines := list(islice(self._lines, size)):
             values = [line.strip() for line in lines]
-            places: Sequence[int] = range(self._offset, self._offset + len(lines))
+            places = list(range(self._offset, self._offset + len(lines)))
             self._offset += len(lines)
             if b"" in values:
                 places = [place for place, value in zip(places, values, strict=True) if value]
@@ -50,13 +51,13 @@ class Log:
             if values:
                 yield self._read(places, values)
 
-    def _read(self, places: Sequence[int], values: Sequence[bytes]) -> tuple[list[Record], list[Event | None]]:
+    def _read(self, places: list[int], values: list[bytes]) -> tuple[list[Record], list[Event | None]]:
         records: list[Record] = []
         events = plain_events(values)
         latest_ms = self._latest_ms
-        for number, event in enumerate(events):
-            value = values[number]
-            if event is None or b'"appended_at"' in value:
+        for number, value in enumerate(values):
+            event = events[number]
+            if event is None or event.appended_at is not None:
                 append_ms, events[number] = _read_line(value, event, latest_ms)
             else:
                 append_ms = event.occurred_at_ms

@@ -1,7 +1,7 @@
 """Timers of a member: when it must be looked at next, and the dates its campaigns wait for."""
 
 from collections.abc import Iterable
-from heapq import heappush
+from heapq import heapify
 from typing import Any
 
 from schemas.campaign import DEFAULT_LATENESS_MS
@@ -36,9 +36,11 @@ def queue_timers(members: Iterable[Member], offset: int, registry: Registry, clo
     """Heap what the clock has reached of members: (due, member, campaign, start, …, state, instance or journey)."""
     queue: list[tuple[Any, ...]] = []
     for member in members:
-        member.scheduled = None
+        member.scheduled = NEVER
         if offset > member.applied:  # else an interrupted epoch had already brought it past this record
             _queue_member(queue, member, registry, clock_ms)
+    if len(queue) > 1:
+        heapify(queue)
     return queue
 
 
@@ -49,13 +51,13 @@ def _queue_member(queue: list[tuple[Any, ...]], member: Member, registry: Regist
         for instance in state.instances:
             if instance.wake <= clock_ms:
                 due = instance.due if instance.due is not None else instance.end
-                heappush(queue, (due, member_id, plan_id, instance.started, id(instance), member, state, instance))
+                queue.append((due, member_id, plan_id, instance.started, id(instance), member, state, instance))
         if state.armed is not None and state.armed[3] <= clock_ms:
             live = registry.live.get(plan_id)
             if live is None:
                 state.armed = None
             elif _reach_date(state, member, live, registry, clock_ms):
-                heappush(queue, (state.armed[0], member_id, plan_id, (-1, 0), id(state), member, state, None))
+                queue.append((state.armed[0], member_id, plan_id, (-1, 0), id(state), member, state, None))
             if state.armed is None:
                 over.append(plan_id)
     for plan_id in over:
@@ -64,7 +66,7 @@ def _queue_member(queue: list[tuple[Any, ...]], member: Member, registry: Regist
     for journey in member.journeys:
         if journey.wake <= clock_ms:
             place = (journey.due, member_id, journey.campaign, journey.started)
-            heappush(queue, (*place, id(journey), member, None, journey))
+            queue.append((*place, id(journey), member, None, journey))
 
 
 def _reach_date(state: PlanState, member: Member, live: Plan, registry: Registry, clock_ms: int) -> bool:

@@ -1,17 +1,18 @@
 """When members must be looked at again: timers in order of the clock, cheap to set and to take.
 
 A heap of all members would cost a dozen comparisons per timer. So timers lie unsorted in buckets of about a second;
-only the bucket that the clock has reached is a heap, and a small one. Memory holds the nearest: what is written to the
+only the bucket that the clock has reached is sorted. Memory holds the nearest: what is written to the
 store as a hint is let go when there are many, and read again, page by page, as the clock comes near.
 """
 
+from bisect import insort
 from collections.abc import Callable, Mapping
 from heapq import heapify, heappop, heappush
 from typing import Final
 
 from tables.member_state import NEVER, Member
 
-# 1,024 ms: with 10,000 timers a second a heap of that many, with one a second no wider than needed
+# 1,024 ms: with 10,000 timers a second that many are sorted, with one a second no wider than needed
 BUCKET_BITS: Final = 10
 
 Timer = tuple[int, str]
@@ -29,7 +30,19 @@ class Timers:
         page: how many hints to read at a time.
     """
 
-    __slots__ = ("first", "_read", "_page", "_last", "_known_ms", "_near", "_far", "_edges", "_reached", "_set")
+    __slots__ = (
+        "first",
+        "_read",
+        "_page",
+        "_last",
+        "_known_ms",
+        "_near",
+        "_taken",
+        "_far",
+        "_edges",
+        "_reached",
+        "_set",
+    )
 
     def __init__(self, read: ReadHints, page: int) -> None:
         self.first = NEVER
@@ -37,7 +50,8 @@ class Timers:
         self._page = page
         self._last: tuple[int, bytes] | None = None
         self._known_ms = 0  # hints beyond this clock value are still in the store
-        self._near: list[Timer] = []  # a heap
+        self._near: list[Timer] = []  # sorted; those before `_taken` were taken
+        self._taken = 0
         self._far: dict[int, list[Timer]] = {}  # by bucket
         self._edges: list[int] = []  # a heap of the buckets in `_far`
         self._set = 0  # since they were counted last
@@ -49,35 +63,38 @@ class Timers:
         self._set += 1
         bucket = at_ms >> BUCKET_BITS
         if bucket <= self._reached:
-            heappush(self._near, (at_ms, member_id))
-        elif bucket in self._far:
-            self._far[bucket].append((at_ms, member_id))
+            insort(self._near, (at_ms, member_id), self._taken)
         else:
-            self._far[bucket] = [(at_ms, member_id)]
-            heappush(self._edges, bucket)
+            far = self._far.get(bucket)
+            if far is None:
+                far = self._far[bucket] = []
+                heappush(self._edges, bucket)
+            far.append((at_ms, member_id))
         if at_ms < self.first:
             self.first = at_ms
 
     def take(self, clock_ms: int) -> list[str]:
         """Remove and list the members whose time has come, each once."""
-        due: dict[str, None] = {}
-        near, edges = self._near, self._edges
+        due: list[str] = []
+        edges = self._edges
         while True:
-            while near and near[0][0] <= clock_ms:
-                due[heappop(near)[1]] = None
-            if edges and not near and edges[0] << BUCKET_BITS <= clock_ms:
+            near, taken = self._near, self._taken
+            while taken < len(near) and near[taken][0] <= clock_ms:
+                due.append(near[taken][1])
+                taken += 1
+            self._taken = taken
+            if edges and taken == len(near) and edges[0] << BUCKET_BITS <= clock_ms:
                 self._reached = heappop(edges)
-                near.extend(self._far.pop(self._reached))
-                heapify(near)
+                self._near, self._taken = sorted(self._far.pop(self._reached)), 0
             elif clock_ms >= self._known_ms:
                 self._read_page()
             else:
                 break
         self.first = self._lower_bound()
-        return list(due)
+        return due if len(due) < 2 else list(dict.fromkeys(due))
 
     def __len__(self) -> int:
-        return len(self._near) + sum(map(len, self._far.values()))
+        return len(self._near) - self._taken + sum(map(len, self._far.values()))
 
     def let_go(self, members: Mapping[str, Member], written: int) -> None:
         """When many were set, let go of all but about the nearest page: their hints are in the store.
@@ -91,7 +108,7 @@ class Timers:
         if self._set < self._page:
             return
         self._set = 0
-        edges, kept, place = sorted(self._edges), len(self._near), 0
+        edges, kept, place = sorted(self._edges), len(self._near) - self._taken, 0
         while place < len(edges) and kept < self._page:
             kept += len(self._far[edges[place]])
             place += 1
@@ -111,8 +128,8 @@ class Timers:
         self._edges = list(self._far)
         heapify(self._edges)
         for member_id, member in members.items():
-            if member.scheduled is not None and member.scheduled > known and member_id not in waiting:
-                member.scheduled = None
+            if known < member.scheduled < NEVER and member_id not in waiting:
+                member.scheduled = NEVER
 
     def earliest(self) -> int | None:
         """Return the clock value of the earliest timer, or from which the store must be read again; None for neither.
@@ -120,15 +137,15 @@ class Timers:
         Nobody else moves the clock of an idle partition: without the latter, what was let go would wait for an event.
         """
         found = self._known_ms
-        if self._near:
-            found = min(found, self._near[0][0])
+        if self._taken < len(self._near):
+            found = min(found, self._near[self._taken][0])
         elif self._edges:
             found = min(found, min(self._far[self._edges[0]])[0])
         return None if found == NEVER else found
 
     def _lower_bound(self) -> int:
-        if self._near:
-            return min(self._near[0][0], self._known_ms)
+        if self._taken < len(self._near):
+            return min(self._near[self._taken][0], self._known_ms)
         return min(self._edges[0] << BUCKET_BITS, self._known_ms) if self._edges else self._known_ms
 
     def _read_page(self) -> None:

@@ -10,7 +10,7 @@ To add a field: append it to `Row` with a default, to `encode_member` and to `de
 an older build that read the record would drop the field. Records of formats 2 and up are then read by the same code.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -22,15 +22,15 @@ from tables.member_state import NO_MAP, NO_ROWS, Contacts, Member
 from tables.plan_codec import pack_plan, unpack_plan
 from tables.rows import Head, Row
 
-FORMAT = 4
-_FIELDS_MIN = 4
-_NOWHERE = 255  # an anchor whose event is no longer, or twice, among the recent ones
-_encode = msgspec.msgpack.Encoder().encode
+FORMAT: Final = 4
+_FIELDS_MIN: Final = 4
+_NOWHERE: Final = 255  # an anchor whose event is no longer, or twice, among the recent ones
+_encode: Final = msgspec.msgpack.Encoder().encode
 
 
-_decode_head = msgspec.msgpack.Decoder(Head).decode
-_decode = msgspec.msgpack.Decoder(Row).decode
-_decode_any = msgspec.msgpack.Decoder(list[Any]).decode
+_decode_head: Final = msgspec.msgpack.Decoder(Head).decode
+_decode: Final = msgspec.msgpack.Decoder(Row).decode
+_decode_any: Final = msgspec.msgpack.Decoder(list[Any]).decode
 
 
 def fire_at_of(record: bytes) -> int | None:

@@ -4,11 +4,15 @@ Six bytes each. Whoever remembers 16 of them takes a new id for an old one once 
 events a second once in five years and a half. Four bytes would lose an event every 45 minutes.
 """
 
+from binascii import unhexlify
+from typing import Final
+
 import xxhash
 
-DIGEST_BYTES = 6
+DIGEST_BYTES: Final = 6
 
-_xxh3 = xxhash.xxh3_64_digest
+_xxh3: Final = xxhash.xxh3_64_digest
+_unhex: Final = unhexlify
 
 
 def digest_of(text: str) -> bytes:
@@ -18,7 +22,7 @@ def digest_of(text: str) -> bytes:
 
 def digest_of_hex(named: str) -> bytes:
     """Return the digest of an id that is a hash already, spelt in hexadecimal."""
-    return bytes.fromhex(named[: 2 * DIGEST_BYTES])
+    return _unhex(named[: 2 * DIGEST_BYTES])
 
 
 def holds(digests: bytes, digest: bytes) -> bool:

@@ -3,30 +3,33 @@
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-RECENT_IDS_MAX = 16  # SEMANTICS 6: a repeat within the member's last 16 read is a duplicate
-INSTANCES_PER_PLAN_MAX = 8  # DESIGN §4: live instances per campaign and member
-INSTANCES_MAX = 64  # DESIGN §4: live instances per member
-HISTORY_MAX = 64  # entries per history series; the earliest read goes first, counted
-CAP_KEYS_MAX = 256  # keys whose firings `per: key` remembers; beyond, the one that fired longest ago may fire again
-KEYS_MAX = 64  # correlation keys with a running count per campaign; the one idle longest goes first
-TOUCHES_MAX = 16  # messages that may still earn a conversion
-NOTES_MAX = 4  # recent decisions kept for the operator's page, beside those of the firings below
-FIRED_IDS_MAX = 16  # instance ids remembered as fired, beside the firings below; sinks drop what repeats beyond
-JOURNEYS_MAX = 32  # running journeys per member; one more is not begun, and the decision says so
-DEAD_MAX = 16  # addresses given up per member; the one given up longest ago may be tried again
-FIRED_MAX = 4  # firings of a campaign that may still meet a late cancelling event
+from mypy_extensions import mypyc_attr
+
+RECENT_IDS_MAX: Final = 16  # SEMANTICS 6: a repeat within the member's last 16 read is a duplicate
+INSTANCES_PER_PLAN_MAX: Final = 8  # DESIGN §4: live instances per campaign and member
+INSTANCES_MAX: Final = 64  # DESIGN §4: live instances per member
+HISTORY_MAX: Final = 64  # entries per history series; the earliest read goes first, counted
+CAP_KEYS_MAX: Final = 256  # keys whose firings `per: key` remembers; beyond, the one idle longest may fire again
+KEYS_MAX: Final = 64  # correlation keys with a running count per campaign; the one idle longest goes first
+TOUCHES_MAX: Final = 16  # messages that may still earn a conversion
+NOTES_MAX: Final = 4  # recent decisions kept for the operator's page, beside those of the firings below
+FIRED_IDS_MAX: Final = 16  # instance ids remembered as fired, beside the firings below; sinks drop what repeats beyond
+JOURNEYS_MAX: Final = 32  # running journeys per member; one more is not begun, and the decision says so
+DEAD_MAX: Final = 16  # addresses given up per member; the one given up longest ago may be tried again
+FIRED_MAX: Final = 4  # firings of a campaign that may still meet a late cancelling event
 
 NEVER: Final = 1 << 60  # beyond every clock value
 
 # Most members have none of most things: they share these two. So a field that may hold one is replaced, never
 # changed in place, unless the code has just put a container of its own there.
-NO_MAP: dict[Any, Any] = {}
-NO_ROWS: tuple[Any, ...] = ()
+NO_MAP: Final[dict[Any, Any]] = {}
+NO_ROWS: Final[tuple[Any, ...]] = ()
 
 Key = Any
 """Correlation key: a normalised scalar, a tuple of them for several `same` paths, None without `same`."""
 
 
+@mypyc_attr(acyclic=True)
 class Instance:
     """One live match of one campaign for one key.
 
@@ -134,6 +137,7 @@ Armed = tuple[int, str, str, int]
 """A calendar date: due in ms, label, the version it is of ("": not known), the clock value to look at it."""
 
 
+@mypyc_attr(acyclic=True)
 class PlanState:
     """What one campaign remembers of one member.
 
@@ -159,6 +163,7 @@ class PlanState:
         return not (self.instances or self.counts or self.fired or self.late or self.armed or self.fired_ids)
 
 
+@mypyc_attr(acyclic=True)
 class Journey:
     """One member's run through a campaign's flow, after the match that began it.
 
@@ -196,6 +201,7 @@ class Journey:
         self.packed: Any = None
 
 
+@mypyc_attr(acyclic=True)
 class Contacts:
     """What the arbiter remembers of one member (streams/policies).
 
@@ -216,6 +222,7 @@ class Contacts:
         return [dict(sorted(self.sent.items())), self.dead] if self.sent or self.dead else None
 
 
+@mypyc_attr(acyclic=True)
 class Member:
     """One member. `applied`: offset of the last record that changed it. `hint`: timer hint in the store, None for none.
 
@@ -243,7 +250,7 @@ class Member:
         self.journeys: Sequence[Journey] = NO_ROWS
         self.contacts: Contacts | None = None
         self.hint: int | None = None
-        self.scheduled: int | None = None  # earliest wake-up in the engine's queue; memory only
+        self.scheduled = NEVER  # earliest wake-up in the engine's queue; memory only
         self.epoch = 0  # the last epoch that changed it; memory only
         self.cost = 0  # bytes it takes in memory, by estimate; memory only
 

@@ -6,7 +6,7 @@ an operand is missing or null (41, 42). Numbers compare with numbers, text with 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from streams.patterns.nodes import And, Call, Compare, Expr, In, IsNull, Literal, Not, Or, Path
 
@@ -15,9 +15,9 @@ Aliases = dict[str, Data]
 Values = Callable[[Data, Aliases, Data, int], list[Any]]
 Judge = Callable[[Data, Aliases, Data, int], bool]
 
-ITEMS = "items"
-PAIRS_MAX = 64  # of leaves compared one by one; above, in another way with the same answer
-CONTAINS_MAX = 64  # values that one `contains` looks for: the first ones
+ITEMS: Final = "items"
+PAIRS_MAX: Final = 64  # of leaves compared one by one; above, in another way with the same answer
+CONTAINS_MAX: Final = 64  # values that one `contains` looks for: the first ones
 
 
 def _length(value: Any) -> Any:
@@ -35,7 +35,7 @@ def _rounded(value: Any, places: int | None) -> Any:
         return None
 
 
-FUNCTIONS: dict[str, tuple[int, int]] = {
+FUNCTIONS: Final[dict[str, tuple[int, int]]] = {
     # name: (fewest, most arguments)
     "lower": (1, 1),
     "upper": (1, 1),
@@ -47,9 +47,9 @@ FUNCTIONS: dict[str, tuple[int, int]] = {
     "weekday": (1, 1),
     "now": (0, 0),
 }
-_DAY_MS = 86_400_000
+_DAY_MS: Final = 86_400_000
 
-_UNARY: dict[str, Callable[[Any], Any]] = {
+_UNARY: Final[dict[str, Callable[[Any], Any]]] = {
     "lower": lambda v: v.lower() if isinstance(v, str) else None,
     "upper": lambda v: v.upper() if isinstance(v, str) else None,
     "length": _length,
@@ -107,7 +107,7 @@ def _ordered(left: Any, right: Any) -> bool:
     return isinstance(left, int | float) and isinstance(right, int | float)
 
 
-_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+_COMPARE: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "=": equal,
     "!=": lambda a, b: not equal(a, b),
     "<": lambda a, b: _ordered(a, b) and a < b,

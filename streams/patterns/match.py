@@ -31,15 +31,15 @@ KILLED: Final = "killed"
 EXPIRED: Final = "expired"
 EVICTED: Final = "evicted"
 REPLACED: Final = "replaced"
-SILENT = frozenset((CANCELLED, KILLED, EXPIRED, REPLACED))  # endings of which nothing is said but a count
-COUNTED_AS = {kind: f"instances.{kind}" for kind in (COMPLETED, EVICTED, *sorted(SILENT))}
+SILENT: Final = frozenset((CANCELLED, KILLED, EXPIRED, REPLACED))  # endings of which nothing is said but a count
+COUNTED_AS: Final = {kind: f"instances.{kind}" for kind in (COMPLETED, EVICTED, *sorted(SILENT))}
 
 Outcome = tuple[str, Plan, PlanState, Instance, int | None, str | None]
 """(kind, plan, state, instance, due of an absence, event id that completed, cancelled or replaced it)."""
 
 PlanOf = Callable[[str, str], Plan | None]
 
-_NO_ALIASES: dict[str, Data] = {}
+_NO_ALIASES: Final[dict[str, Data]] = {}
 
 
 def advance_instances(

@@ -6,7 +6,7 @@ happens: an event, a count, an aggregate, a set, or a date.
 
 from collections.abc import Callable, Iterable
 from itertools import product
-from typing import Any
+from typing import Any, Final
 
 from schemas.campaign import Campaign, Repeat
 from schemas.ids import h128
@@ -44,9 +44,9 @@ from streams.patterns.nodes import (
 from streams.patterns.parser import parse_expression, parse_pattern
 from streams.patterns.waiting import Wait
 
-DEFAULT_WITHIN_MS = 30 * 86_400_000  # SEMANTICS 27
-MAX_AGE_MS = 7 * 86_400_000  # DESIGN §3: older events move no pattern
-KEEP_SLACK_MS = 86_400_000  # append times may go back at a leader change; history outlives that by far
+DEFAULT_WITHIN_MS: Final = 30 * 86_400_000  # SEMANTICS 27
+MAX_AGE_MS: Final = 7 * 86_400_000  # DESIGN §3: older events move no pattern
+KEEP_SLACK_MS: Final = 86_400_000  # append times may go back at a leader change; history outlives that by far
 
 Names = tuple[str, ...]
 KeyOf = Callable[[Data], list[tuple[Any, Any]]]

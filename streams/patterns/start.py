@@ -3,7 +3,7 @@
 Rules: SEMANTICS 17-20, 31, 36, 40, 47-59. As in `match`, the member's overlay is changed and outcomes are appended.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from streams.patterns.match import (
     COMPLETED,
@@ -36,7 +36,7 @@ from tables.member_state import (
     PlanState,
 )
 
-_NO_ALIASES: dict[str, Any] = {}
+_NO_ALIASES: Final[dict[str, Any]] = {}
 
 
 class Start(NamedTuple):

@@ -8,14 +8,17 @@ two to the same outcome.
 It costs a fifth of the general way (1 µs against 5): no list of keys, no peers, no steps to enter.
 """
 
-from typing import Any
+from sys import intern
+from typing import Any, Final
 
 from streams.patterns.expressions import capture
 from streams.patterns.plan import Plan
 from streams.patterns.waiting import Wait
 from tables.member_state import INSTANCES_MAX, INSTANCES_PER_PLAN_MAX, Instance, Member, PlanState
 
-PLANS_MAX = INSTANCES_MAX // INSTANCES_PER_PLAN_MAX  # of up to so many campaigns, a member's bound is never reached
+# of up to so many campaigns, a member's bound is never reached
+PLANS_MAX: Final = INSTANCES_MAX // INSTANCES_PER_PLAN_MAX
+_shared: Final = intern
 
 
 def begin_wait(
@@ -38,6 +41,7 @@ def begin_wait(
         key = data.get(wait.path)
         if type(key) is not str:
             return None
+        key = _shared(key)  # of one product there are many: one text of it for all, and nearer to the cache
     for instance in instances:
         if instance.key == key:
             return None

@@ -5,19 +5,19 @@ Entries stay until they are spent by a firing (SEMANTICS 49, 50) or fall out of 
 
 from collections.abc import Callable
 from math import fsum
-from typing import Any
+from typing import Any, Final
 
 from streams.patterns.expressions import Data, leaves, scalars
 from streams.patterns.plan import StepPlan, correlation_key
 
-EXACT_MAX = 64  # DESIGN §4: sums are exact up to 64 entries,
-BUCKETS = 32  # else kept in 32 buckets of the window; the error is at most one bucket's share at the far edge
-SET_ENTRIES_MAX = 16  # occurrences remembered per member of an `all of`
-SEARCH_MAX = 4_096  # sets tried for one record; more means a hostile pattern
+EXACT_MAX: Final = 64  # DESIGN §4: sums are exact up to 64 entries,
+BUCKETS: Final = 32  # else kept in 32 buckets of the window; the error is at most one bucket's share at the far edge
+SET_ENTRIES_MAX: Final = 16  # occurrences remembered per member of an `all of`
+SEARCH_MAX: Final = 4_096  # sets tried for one record; more means a hostile pattern
 
 Entry = list[Any]
 
-_TESTS: dict[str, Callable[[float, float], bool]] = {
+_TESTS: Final[dict[str, Callable[[float, float], bool]]] = {
     "=": lambda a, b: a == b,
     "!=": lambda a, b: a != b,
     "<": lambda a, b: a < b,

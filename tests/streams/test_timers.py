@@ -58,7 +58,7 @@ def test_a_member_let_go_may_be_set_again_sooner() -> None:
     due = fill(timers, store, members, 200, 1)
     timers.let_go(members, 0)
     last = max(due, key=due.__getitem__)
-    assert members[last].scheduled is None, "else what comes sooner would not be set"
+    assert members[last].scheduled == NEVER, "else what comes sooner would not be set"
     near = next(name for name, at in due.items() if at == min(due.values()))
     assert members[near].scheduled == due[near]
     timers.set(5, last)
@@ -95,7 +95,7 @@ def test_letting_go_again_and_again_while_the_clock_runs_loses_and_doubles_none(
             if due.get(name, NEVER) <= clock:
                 fired[name] = fired.get(name, 0) + 1
                 store.write({}, {}, [(name.encode(), due.pop(name), None)], None)
-                members[name].scheduled = None
+                members[name].scheduled = NEVER
         if clock < 1_000_000:
             for _ in range(5):
                 name = f"m{len(members)}"
