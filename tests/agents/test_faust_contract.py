@@ -52,7 +52,11 @@ def test_faust_is_the_series_that_was_read() -> None:
         ),
         (BatchConsumer, Consumer, ["_wait_next_records"]),
         (BatchProducer, driver.Producer, ["_settings_extra"]),
-        (BatchApp, App, ["_new_transport", "_new_producer_transport", "_consumer_wait_empty", "on_start"]),
+        (
+            BatchApp,
+            App,
+            ["_new_transport", "_new_producer_transport", "_consumer_wait_empty", "on_start", "FlowControlQueue"],
+        ),
     ],
 )
 def test_overridden_methods_still_exist_with_the_same_parameters(ours: type, base: type, names: list[str]) -> None:
@@ -142,3 +146,17 @@ def test_partitioner_places_keys_as_aiokafkas_does() -> None:
     for key in (b"m1", b"member-0000000042", b"\xff\x00"):
         assert partition_of(key, 7) == theirs(key, list(range(7)), list(range(7)))
         assert murmur2(key) is not None
+
+
+async def test_what_waits_in_a_queue_is_lost_at_a_revoke_and_not_when_the_flow_goes_on() -> None:
+    """Else a standby would miss what of its changelog waits when the recovery beside it ends."""
+    app = BatchApp("queues", broker="kafka://localhost:1")
+    queue = app.tables.changelog_queue
+    app.flow_control.resume()
+    queue.put_nowait("fetched")
+    app.flow_control.resume()
+    assert queue.get_nowait() == "fetched"
+    queue.put_nowait("of the generation before")
+    app.flow_control.suspend()
+    app.flow_control.clear()
+    assert queue.empty()
