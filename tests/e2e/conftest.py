@@ -26,9 +26,10 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def fresh(kafka: str, tmp_path: Path) -> Settings:
     """Settings of that Kafka, without topics and groups of the test before, with a data directory of one's own."""
     admin = AdminClient({"bootstrap.servers": kafka})
-    names = [name for name in admin.list_topics(timeout=10).topics if not name.startswith("__")]
-    for future in (admin.delete_topics(names, operation_timeout=20) if names else {}).values():
-        future.result()
+    if names := topics_of(admin):
+        for future in admin.delete_topics(names, operation_timeout=20).values():
+            future.result()
+        until(lambda: not topics_of(admin), "the broker has forgotten the topics of the test before", 60, 0.1)
     until(lambda: not remaining_groups(admin), "the groups of the test before are gone", 3 * SESSION_MS / 1_000, 0.3)
     return Settings.from_env(
         {
@@ -38,6 +39,11 @@ def fresh(kafka: str, tmp_path: Path) -> Settings:
             "TIDINGS_SESSION_TIMEOUT_MS": str(SESSION_MS),
         }
     )
+
+
+def topics_of(admin: AdminClient) -> list[str]:
+    """List topics but the broker's own."""
+    return [name for name in admin.list_topics(timeout=10).topics if not name.startswith("__")]
 
 
 def remaining_groups(admin: AdminClient) -> list[str]:
