@@ -3,6 +3,7 @@
 import gc
 import inspect
 from importlib.metadata import version
+from typing import Any
 
 import aiokafka
 import pytest
@@ -151,7 +152,8 @@ def test_partitioner_places_keys_as_aiokafkas_does() -> None:
 async def test_what_waits_in_a_queue_is_lost_at_a_revoke_and_not_when_the_flow_goes_on() -> None:
     """Else a standby would miss what of its changelog waits when the recovery beside it ends."""
     app = BatchApp("queues", broker="kafka://localhost:1")
-    queue = app.tables.changelog_queue
+    tables: Any = app.tables
+    queue = tables.changelog_queue
     app.flow_control.resume()
     queue.put_nowait("fetched")
     app.flow_control.resume()
