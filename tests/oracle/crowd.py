@@ -190,6 +190,15 @@ def behind(steps: Sequence[Any], step: Any) -> list[list[Any]] | None:
     return None
 
 
+def meaning(text: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A campaign's text without `on_edit`, which is no part of what it means; a list of one means that one."""
+    return {
+        key: value[0] if key in ("goal", "exit_on") and isinstance(value, list) and len(value) == 1 else value
+        for key, value in text.items()
+        if key != "on_edit"
+    }
+
+
 @dataclass
 class Editions:
     """The versions of one campaign. `published`: (offset, number of the text, `on_edit`), each unlike the last."""
@@ -198,8 +207,8 @@ class Editions:
     published: list[tuple[int, int, str]]
 
     def publish(self, offset: int, text: Mapping[str, Any]) -> None:
-        """Take a text that the log publishes. `on_edit` is no part of what it means."""
-        text, mode = {key: value for key, value in text.items() if key != "on_edit"}, text.get("on_edit", "drain")
+        """Take a text that the log publishes; one that means what the last did is no edit."""
+        text, mode = meaning(text), text.get("on_edit", "drain")
         if text not in self.texts:
             self.texts.append(text)
         number = self.texts.index(text)
@@ -342,7 +351,7 @@ def crowd(
     plans = sorted((read_campaign(c) for c in campaigns), key=lambda plan: plan.campaign)
     first = {c["campaign"]: json.loads(json.dumps(c)) for c in campaigns if "flow" in c}
     found = Crowd(
-        partition, walk_of(campaigns, plans), {name: Editions([c], [(-1, 0, "")]) for name, c in first.items()}
+        partition, walk_of(campaigns, plans), {name: Editions([meaning(c)], [(-1, 0, "")]) for name, c in first.items()}
     )
     texts = {c["campaign"]: c for c in campaigns if "flow" in c or "send" in c}
     for offset, event in enumerate(events):
