@@ -226,6 +226,7 @@ def _fill(part: "Message[str, str]", kind: str, text: str) -> None:
     part.set_payload(quoted_printable(text).decode("ascii"))
 
 
+@lru_cache(maxsize=1_024)  # of campaigns, categories and channels there are few
 def _word(text: str) -> str:
     return _NOT_WORD.sub("-", text)[:40] or "-"
 
