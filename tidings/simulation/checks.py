@@ -172,8 +172,11 @@ class Judge:
         if any(d["reason"] == "journeys_full" for d in decisions):
             return  # the oracle knows no bound
         flows = {c["campaign"] for c in campaigns if "flow" in c}
+        again = _fired_again(decisions)
         own = [d for d in decisions if (d["inputs"].get("step") if d["campaign"] in flows else _of_message(d))]
-        got = Counter((d["instance_id"], d["outcome"], d["reason"], d["decided_at_ms"]) for d in own)
+        keys = ("instance_id", "outcome", "reason", "decided_at_ms")
+        got = Counter(tuple(d[key] for key in keys) for d in own if d["instance_id"] not in again)
+        lines = [line for line in lines if line["instance"] not in again]
         want = Counter((line["instance"], line["outcome"], line["reason"], line["at"]) for line in lines)
         self.journeys += len(lines)
         if got != want:
@@ -260,6 +263,19 @@ def _of_message(decision: Json) -> bool:
     return decision["outcome"] in ("eligible", "held", "suppressed", "exited") and not (
         repeated or decision["reason"] in ("if_still", "once", "limit", "cooldown", "no_send", "campaign_failed")
     )
+
+
+def _fired_again(decisions: list[Json]) -> set[str]:
+    """Name instances whose events came again when a member no longer remembers the firing; the oracle forgets none."""
+    began: dict[tuple[str, str], list[str]] = {}
+    again: set[str] = set()
+    for d in decisions:
+        if d["outcome"] == "entered":
+            known, name = began.setdefault((d["member_id"], d["campaign"]), []), d["instance_id"]
+            if name in known and len(known) - known.index(name) > FIRED_IDS_MAX:
+                again.add(name)
+            known.append(name)
+    return again
 
 
 def _same(firing: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:

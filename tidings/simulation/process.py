@@ -70,6 +70,7 @@ class Process:
         self._stale: list[tuple[int, int, int]] = []
         self._inbox: list[Callable[[], Any]] = []
         self._naps = 0
+        self._silences = 0
         self._fetching: set[int] = set()
         self._more: asyncio.Event = asyncio.Event()
         self._committing = False
@@ -213,8 +214,10 @@ class Process:
         if not self.alive or self.deaf:
             return
         self.deaf = True
+        self._silences += 1
+        silence = self._silences
         self.shared.world.tell(f"{self.name}: heartbeats lost for {length_ms} ms")
-        ago_ms = self.shared.group.silent(self, lambda: self.deaf)
+        ago_ms = self.shared.group.silent(self, lambda: self.deaf and self._silences == silence)
         if self.shared.group.knows(self):  # else it is deaf anew before it heard that the group goes on without it
             self.worker.lease.heard(ago_ms / 1000)
 
