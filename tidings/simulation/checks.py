@@ -13,7 +13,7 @@ from agents.outbox import dead_letter_entry
 from agents.topics import ATTRIBUTIONS, COMMANDS_OF, DEAD_LETTERS, DECISIONS, MEMBER_COMMANDS
 from schemas.codec import encode_attribution, encode_command, encode_decision
 from schemas.commands import SendMessage, lane_of
-from schemas.events import Record
+from schemas.events import CAMPAIGN_STOPPED, Record
 from schemas.member_commands import encode_member_command
 from streams.engine import PartitionEngine
 from streams.epoch import Epoch
@@ -145,8 +145,8 @@ class Judge:
             self._world.accuse("exceeded", f"partition {partition}: {len(found)}, first {text}")
 
     def _oracle(self, partition: int, work: PartitionWork, events: list[Json], said: Said) -> None:
-        if work.edited:
-            return
+        if work.edited or (_evicted(said) and any(event["type"] == CAMPAIGN_STOPPED for event in events)):
+            return  # what a stopped campaign holds counts towards a member's bound until it is looked at
         lines, firings = self._source.journeys(work.campaigns, events, partition)
         self._journeys(partition, work.campaigns, lines, said)
         want = {f["instance_id"]: f for f in firings}
@@ -263,6 +263,10 @@ def _of_message(decision: Json) -> bool:
     return decision["outcome"] in ("eligible", "held", "suppressed", "exited") and not (
         repeated or decision["reason"] in ("if_still", "once", "limit", "cooldown", "no_send", "campaign_failed")
     )
+
+
+def _evicted(said: Said) -> bool:
+    return any(msgspec.json.decode(value)["reason"] == "instances_full" for value in said[DECISIONS])
 
 
 def _fired_again(decisions: list[Json]) -> set[str]:

@@ -18,7 +18,8 @@ from tidings.simulation.process import Process, Shared, owners_of
 from tidings.simulation.workload import PartitionWork, Source, json_bytes, make_partition, place_of, told_of_leg
 from tidings.simulation.world import Violation, World
 
-MOST_HAPPENINGS = 60_000  # runs need a few thousand; beyond, something goes round in circles
+# Runs need a few thousand, a month's pause under a skewed clock a hundred thousand; beyond, something goes in circles.
+MOST_HAPPENINGS = 300_000
 LIVES = 7  # of one worker; after that it is left in peace
 PAUSES_MS = (100, 1_000, 4_000, 6_000, 12_000, 30_000)  # below and above lease and session
 RESTARTS_MS = (10, 300, 2_000, 15_000)
