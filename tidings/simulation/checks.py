@@ -172,7 +172,7 @@ class Judge:
         if any(d["reason"] == "journeys_full" for d in decisions):
             return  # the oracle knows no bound
         flows = {c["campaign"] for c in campaigns if "flow" in c}
-        again = _fired_again(decisions)
+        again = _fired_again(said[FIRINGS])
         own = [d for d in decisions if (d["inputs"].get("step") if d["campaign"] in flows else _of_message(d))]
         keys = ("instance_id", "outcome", "reason", "decided_at_ms")
         got = Counter(tuple(d[key] for key in keys) for d in own if d["instance_id"] not in again)
@@ -269,16 +269,15 @@ def _evicted(said: Said) -> bool:
     return any(msgspec.json.decode(value)["reason"] == "instances_full" for value in said[DECISIONS])
 
 
-def _fired_again(decisions: list[Json]) -> set[str]:
-    """Name instances whose events came again when a member no longer remembers the firing; the oracle forgets none."""
-    began: dict[tuple[str, str], list[str]] = {}
+def _fired_again(firings: list[bytes]) -> set[str]:
+    """Name instances that fired again when their member had forgotten the firing; the oracle forgets none."""
+    fired: dict[tuple[str, str], list[str]] = {}
     again: set[str] = set()
-    for d in decisions:
-        if d["outcome"] == "entered":
-            known, name = began.setdefault((d["member_id"], d["campaign"]), []), d["instance_id"]
-            if name in known and len(known) - known.index(name) > FIRED_IDS_MAX:
-                again.add(name)
-            known.append(name)
+    for firing in map(msgspec.json.decode, firings):
+        known, name = fired.setdefault((firing["member_id"], firing["campaign"]), []), firing["instance_id"]
+        if name in known and len(known) - known.index(name) > FIRED_IDS_MAX:
+            again.add(name)
+        known.append(name)
     return again
 
 
