@@ -6,8 +6,8 @@ from schemas.commands import CancelMessage
 from schemas.ids import instance_id
 from schemas.records import Decision
 from streams.decide import Match
-from streams.patterns.match import Moment
-from streams.patterns.plan import KEEP_SLACK_MS, MAX_AGE_MS, Plan
+from streams.patterns.match import Moment, occurrences
+from streams.patterns.plan import KEEP_SLACK_MS, MAX_AGE_MS, Plan, TermPlan
 from tables.digests import DIGEST_BYTES, add, digest_of, digest_of_hex
 from tables.member_state import FIRED_IDS_MAX, FIRED_MAX, Fired, Instance, Member, PlanState
 
@@ -71,12 +71,26 @@ def meets_firing(
             continue
         if own.keys_of is not None and not any(k == fired.key for k, _ in moment.keys_for(own)):
             continue
-        refs = (ref for _, ref in term.by_type[moment.type])
-        if any(r.judge is None or r.judge(moment.data, fired.aliases, moment.profile, moment.clock) for r in refs):
+        met = {
+            index
+            for index, r in term.by_type[moment.type]
+            if r.judge is None or r.judge(moment.data, fired.aliases, moment.profile, moment.clock)
+        }
+        e = fired.e_prev
+        instance = Instance(fired.version, fired.key, fired.correlation, fired.anchor, (0, 0), e, e)
+        if met and (term.kind != "all" or _rest_read(term, met, fired, member, moment)):
             forget_firing(plan.id, member.member_id, state, fired)
-            e = fired.e_prev
-            instance = Instance(fired.version, fired.key, fired.correlation, fired.anchor, (0, 0), e, e)
             yield fired.version, instance, due, fired.sent
+
+
+def _rest_read(term: TermPlan, met: set[int], fired: Fired, member: Member, moment: Moment) -> bool:
+    """Tell whether what else an `all of` asks for was read, too. The match's own records, at `e_prev`, do not count."""
+    probe = Instance(fired.version, fired.key, fired.correlation, fired.anchor, (0, 0), fired.e_prev, fired.e_prev)
+    probe.aliases = fired.aliases
+    return all(
+        index in met or any(fired.e_prev < e < fired.due for e in occurrences(ref, probe, member, moment.offset))
+        for index, ref in enumerate(term.refs)
+    )
 
 
 def _beyond_reach(fired: Fired, clock_ms: int) -> bool:

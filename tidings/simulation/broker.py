@@ -223,9 +223,11 @@ class Writer:
             self._queues.setdefault((topic, partition), deque()).append(batch)
             sent.append(Sent(asyncio.shield(future), len(part)))
             sent[-1].acked.add_done_callback(_look_at)
-            if self._faults.on("network") and self._world.chance(10):
-                await asyncio.sleep(self._world.rng.choice([0, 0.001, 0.05]))
-            self._pump((topic, partition))
+            try:
+                if self._faults.on("network") and self._world.chance(10):
+                    await asyncio.sleep(self._world.rng.choice([0, 0.001, 0.05]))
+            finally:  # what was handed over leaves, also if who did so is cancelled
+                self._pump((topic, partition))
         return sent
 
     async def flush(self) -> None:
