@@ -50,10 +50,17 @@ class Route:
 
 
 def build_routes(live: Iterable[Plan], draining: Iterable[Plan]) -> dict[str, Route]:
-    """Index plans by event type; draining plans only continue, they start nothing."""
+    """Index plans by event type; draining plans only continue, they start nothing.
+
+    In the order of their names: a restart lists campaigns in another order than the log has published them.
+    """
     routes: dict[str, Route] = {}
     known: dict[str, Series] = {}
-    for plan, starts in [*((p, True) for p in live), *((p, False) for p in draining)]:
+    named = [
+        sorted(((plan, starts) for plan in plans), key=lambda pair: (pair[0].id, pair[0].version))
+        for plans, starts in ((live, True), (draining, False))
+    ]
+    for plan, starts in [*named[0], *named[1]]:
         for type_ in plan.types:
             route = routes.setdefault(type_, Route())
             if type_ in plan.moving_types:
