@@ -96,6 +96,10 @@ def test_commit_asks_new_offset_and_revoke_forgets_before_the_app_is_told() -> N
     assert revoke.index("self._acked.pop") < revoke.index("self._on_partitions_revoked")
 
 
+def test_a_commit_leaves_out_what_was_revoked_while_it_waited() -> None:
+    assert "if tp in assignment:" in body(Consumer._commit_offsets)  # the simulation's does the same
+
+
 def test_getmany_hands_each_scheduled_item_to_to_message_under_its_three_guards() -> None:
     source = body(Consumer.getmany)
     for guard in ("self.scheduler.iterate(records)", "self.flow_active", "consumer_generation_id", "perform_seek"):

@@ -103,6 +103,9 @@ class FaustPart(driver.Consumer):
         if not offsets:
             return True
         await process.writer.flush()
+        offsets = {partition: offset for partition, offset in offsets.items() if partition in process.partitions}
+        if not offsets:  # as in Faust, which discards commits of what was revoked meanwhile
+            return False
         if not await process.ask_to_commit(offsets):
             return False
         for partition, offset in offsets.items():
