@@ -1,17 +1,12 @@
 """What do a member's live instances cost each of his events?"""
 
-import time
 from functools import partial
 
+from benchmarks.durable import DurableEngine
 from benchmarks.harness import Row, Scale, Work, interleaved
 from benchmarks.replay_speed import plan_of
-from benchmarks.workload import START_MS
-from schemas.codec import encode_event
 from schemas.errors import StateError
-from schemas.events import Event, Record
-from streams.engine import PartitionEngine
 from tables.member_state import INSTANCES_PER_PLAN_MAX
-from tables.store import MemoryStore
 
 NAME = "instances_curve"
 QUESTION = "What does an event cost a member with 1 to 64 live instances?"
@@ -40,28 +35,10 @@ class Bench:
             plan_of(f"c{n}", f"{VIEWED}[category = 'c{n}'] as v then no {ORDERED} for 30d, same product_id")
             for n in range(campaigns)
         ]
-        self.store = MemoryStore()
-        self.engine = PartitionEngine(0, self.store, campaigns=plans)
-        self.offset = 0
+        self.durable = DurableEngine(plans, BATCH)
         for number in range(instances):
             product = {"product_id": f"p{number}", "category": f"c{number % campaigns}", "price": 50}
-            self.take([(VIEWED, n, product) for n in range(members)])
-
-    def take(self, events: list[tuple[str, int, dict[str, object]]]) -> tuple[int, float, float]:
-        """Run events; returns how many decisions were made, CPU and wall seconds."""
-        records = []
-        for type_, member, data in events:
-            at = START_MS + self.offset
-            event = Event(type_, at, f"e{self.offset}", f"m{member}", data)
-            records.append(Record(self.offset, at, None, encode_event(event)))
-            self.offset += 1
-        decided, cpu, wall = 0, time.process_time(), time.perf_counter()
-        for first in range(0, len(records), BATCH):
-            epoch = self.engine.run(records[first : first + BATCH])
-            self.store.write(epoch.members, epoch.meta, epoch.hints, None)
-            self.engine.written(epoch)
-            decided += len(epoch.decisions)
-        return decided, time.process_time() - cpu, time.perf_counter() - wall
+            self.durable.take([(VIEWED, n, product) for n in range(members)])
 
     def run(self, orders: int) -> Work:
         """Order so many times.
@@ -70,11 +47,12 @@ class Bench:
             StateError: an instance ended, or was lost.
         """
         data = {"order_id": "A-1", "total": 99.5, "items": [{"product_id": "other", "price": 99.5, "quantity": 1}]}
-        decided, cpu, wall = self.take([(ORDERED, n % self.members, data) for n in range(orders)])
-        left = len((self.engine.member_view("m0") or {"instances": []})["instances"])
-        if decided or left != self.instances:
-            raise StateError(f"instances_curve: {left} instances, {decided} decisions (wanted {self.instances}, 0)")
-        return Work(orders, wall, cpu)
+        took = self.durable.take([(ORDERED, n % self.members, data) for n in range(orders)])
+        left = len((self.durable.engine.member_view("m0") or {"instances": []})["instances"])
+        if took.decisions or left != self.instances:
+            found = f"{left} instances, {took.decisions} decisions"
+            raise StateError(f"instances_curve: {found} (wanted {self.instances}, 0)")
+        return Work(orders, took.wall_s, took.cpu_s)
 
 
 def run(scale: Scale) -> list[Row]:
@@ -83,6 +61,6 @@ def run(scale: Scale) -> list[Row]:
     benches = {f"{size}": Bench(size, members) for size in SIZES}
     rows = interleaved({name: partial(bench.run, orders) for name, bench in benches.items()}, scale, "event")
     for row, bench in zip(rows, benches.values(), strict=True):
-        bytes_ = sum(map(len, bench.store.members.values())) / len(bench.store.members)
+        bytes_ = sum(map(len, bench.durable.store.members.values())) / len(bench.durable.store.members)
         row.more = {"record bytes": round(bytes_)}
     return rows

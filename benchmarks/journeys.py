@@ -1,16 +1,11 @@
 """What do twenty running journeys of a member cost the decisions about it?"""
 
-import time
 from functools import partial
 
+from benchmarks.durable import DurableEngine
 from benchmarks.harness import Row, Scale, Work, interleaved
 from benchmarks.replay_speed import plan_of
-from schemas.codec import encode_event
 from schemas.errors import StateError
-from schemas.events import Event, Record
-from streams.engine import PartitionEngine
-from streams.patterns.plan import Plan
-from tables.store import MemoryStore
 
 NAME = "journeys"
 QUESTION = "How many decisions a second with 20 journeys running for every member, beside none?"
@@ -24,7 +19,6 @@ METHOD = (
 )
 DECISIONS, MEMBERS, JOURNEYS = 40_000, 4_000, 20
 BATCH = 500
-START_MS = 1_772_445_600_000
 ORDER, OPENED, CART = "order.created", "app.opened", "cart.item.added"
 SEND = "send: {channel: email, template: thanks, data: {id: t.order_id}}\n"
 CHAIN = "flow:\n- wait: 30d\n- send: {channel: email, template: reminder}\nexit_on: order.created\n"
@@ -40,29 +34,10 @@ class Bench:
         if journeys:
             plans.append(plan_of("chain", f"{CART} as c, same product_id", CHAIN))
         self.trigger, self.journeys, self.members = trigger, journeys, members
-        self.plans: list[Plan] = plans
-        self.store = MemoryStore()
-        self.engine = PartitionEngine(0, self.store, campaigns=plans)
-        self.offset = self.decided = 0
-        self.take([("member.registered", n, dict(PROFILE)) for n in range(members)])
+        self.durable = DurableEngine(plans, BATCH)
+        self.durable.take([("member.registered", n, dict(PROFILE)) for n in range(members)])
         for number in range(journeys):
-            self.take([(CART, n, {"product_id": f"p{number}"}) for n in range(members)])
-
-    def take(self, events: list[tuple[str, int, dict[str, object]]]) -> tuple[int, float, float]:
-        """Run events; returns how many messages were decided, CPU and wall seconds."""
-        records = []
-        for type_, member, data in events:
-            at = START_MS + self.offset
-            event = Event(type_, at, f"e{self.offset}", f"m{member}", data)
-            records.append(Record(self.offset, at, None, encode_event(event)))
-            self.offset += 1
-        sent, cpu, wall = 0, time.process_time(), time.perf_counter()
-        for first in range(0, len(records), BATCH):
-            epoch = self.engine.run(records[first : first + BATCH])
-            self.store.write(epoch.members, epoch.meta, epoch.hints, None)
-            self.engine.written(epoch)
-            sent += len(epoch.commands)
-        return sent, time.process_time() - cpu, time.perf_counter() - wall
+            self.durable.take([(CART, n, {"product_id": f"p{number}"}) for n in range(members)])
 
     def run(self, decisions: int) -> Work:
         """Decide so many messages.
@@ -71,12 +46,12 @@ class Bench:
             StateError: another number of messages, or journeys were lost.
         """
         data = {"order_id": "A-1", "total": 99.5, "items": [{"product_id": "other", "price": 99.5, "quantity": 1}]}
-        events = [(self.trigger, n % self.members, data) for n in range(decisions)]
-        sent, cpu, wall = self.take(events)
-        left = len((self.engine.member_view("m0") or {"journeys": []})["journeys"])
-        if sent != decisions or left != self.journeys:
-            raise StateError(f"journeys: {sent} messages and {left} journeys (wanted {decisions}, {self.journeys})")
-        return Work(decisions, wall, cpu)
+        took = self.durable.take([(self.trigger, n % self.members, data) for n in range(decisions)])
+        left = len((self.durable.engine.member_view("m0") or {"journeys": []})["journeys"])
+        if took.commands != decisions or left != self.journeys:
+            found = f"{took.commands} messages and {left} journeys"
+            raise StateError(f"journeys: {found} (wanted {decisions}, {self.journeys})")
+        return Work(decisions, took.wall_s, took.cpu_s)
 
 
 def run(scale: Scale) -> list[Row]:
