@@ -1,4 +1,4 @@
-"""An engine as a worker has it, without Kafka: members are encoded and written to a store in memory after each epoch."""
+"""An engine as a worker has it, without Kafka: members are encoded and stored in memory after each epoch."""
 
 import time
 from collections.abc import Iterable, Sequence
