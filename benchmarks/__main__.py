@@ -48,7 +48,8 @@ QUESTIONS = (
     "worker_rate",
     "delivery_rate",
 )
-ON_REQUEST = ("latency", "recovery_10m", "beside_peers", "soak", "lanes")  # need Java, a gigabyte of peers, or minutes
+# need Java, a gigabyte of peers, or minutes
+ON_REQUEST = ("latency", "two_workers", "recovery_10m", "beside_peers", "soak", "lanes")
 QUICK = 0.05
 SECONDS_UNKNOWN = 20.0  # a question that was never measured here, for the bar
 

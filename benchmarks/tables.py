@@ -17,6 +17,7 @@ OWN_PLACE = (
     "recovery_10m",
     "latency",
     "beside_peers",
+    "two_workers",
     "lanes",
 )  # asked by themselves, so a page that shows them has a place for each
 BEGIN, END = "<!-- figures: begin", "<!-- figures: end -->"
