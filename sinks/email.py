@@ -15,18 +15,19 @@ refuses our login says nothing about any mail: that is `ProviderDown`, and costs
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import structlog
-from aiosmtplib import SMTP, SMTPException, SMTPResponse, SMTPResponseException
-from aiosmtplib.errors import SMTPDataError
+from aiosmtplib import SMTP, SMTPResponse, SMTPResponseException
 
 from schemas.errors import OperatorError
 from sinks.mime import Mail
 from sinks.outcome import Outcome, ProviderDown, redact
+from sinks.pipelining import LOST, Dialogue, on_the_wire
 
 log = structlog.get_logger("sinks.email")
 
@@ -35,8 +36,23 @@ IDLE_S = 20.0  # below the shortest idle limit in wide use (Exchange Online drop
 MAILS_PER_LINK = 1_000  # servers limit it too; a fresh connection also follows a changed DNS answer
 DOWN_BASE_S = 0.25
 DOWN_CAP_S = 5.0  # a server that is back is noticed within 5 s
-_LOST = (SMTPException, OSError, TimeoutError, EOFError)
+GO_ON = 354
 _GO_ON = Outcome("", 0, "")
+
+
+class _Step(NamedTuple):
+    """One command before the content: the codes of a good reply, what a permanent refusal is, and its reason."""
+
+    good: tuple[int, ...]
+    permanent: str
+    reason: str
+
+
+_STEPS = (
+    _Step((250,), "failed", "sender_refused"),  # MAIL
+    _Step((250, 251), "bounced", "recipient_refused"),  # RCPT
+    _Step((GO_ON,), "bounced", "content_refused"),  # DATA
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +142,7 @@ class EmailTransport:
             else:
                 link.drop()
 
-    async def connect(self) -> SMTP:
+    async def connect(self) -> Dialogue:
         """Open a connection, logged in. While the server is down, one caller at a time tries.
 
         Raises:
@@ -156,7 +172,7 @@ class EmailTransport:
             link.drop()
         return Link(self, await self.connect(), self._server.host, self._timeout_s)
 
-    async def _connect(self) -> SMTP:
+    async def _connect(self) -> Dialogue:
         server = self._server
         client = SMTP(
             hostname=server.host,
@@ -173,13 +189,14 @@ class EmailTransport:
             async with asyncio.timeout(2 * self._timeout_s):
                 await client.connect()
                 await client.ehlo()
-        except _LOST as error:
+            dialogue = Dialogue(client)
+        except LOST as error:
             client.close()
             raise self._down(error) from None
         if self._failures:
             log.info("smtp.up", failures=self._failures)
         self._failures = 0
-        return client
+        return dialogue
 
     def _down(self, error: Exception) -> ProviderDown:
         reason = f"reply_{error.code}" if isinstance(error, SMTPResponseException) else type(error).__name__
@@ -195,9 +212,9 @@ class EmailTransport:
 class Link:
     """One connection, for one user at a time."""
 
-    def __init__(self, transport: EmailTransport, client: SMTP, host: str, timeout_s: float) -> None:
+    def __init__(self, transport: EmailTransport, dialogue: Dialogue, host: str, timeout_s: float) -> None:
         self._transport = transport
-        self._client = client
+        self._dialogue = dialogue
         self._timeout_s = timeout_s
         self._mails = 0
         self.host = host
@@ -208,7 +225,7 @@ class Link:
     @property
     def connected(self) -> bool:
         """Whether the connection stands, as far as we know."""
-        return self._client.is_connected
+        return self._dialogue.client.is_connected
 
     async def send(self, mail: Mail) -> Outcome:
         """Hand over one mail; never raises for what the server does.
@@ -220,7 +237,7 @@ class Link:
         if outcome is None and not self.fresh:
             # A server may close an idle connection at any time; nothing was handed over yet, so start on a new one.
             self.drop()
-            self._client = await self._transport.connect()
+            self._dialogue = await self._transport.connect()
             self.fresh, self._mails = True, 0
             outcome = await self._envelope(mail)
         if outcome is None:
@@ -240,48 +257,65 @@ class Link:
     def drop(self) -> None:
         """Close the connection without a word."""
         self.reusable = False
-        self._client.close()
+        self._dialogue.client.close()
 
     async def quit(self) -> None:
         """Close the connection politely."""
-        with contextlib.suppress(*_LOST):
-            await self._client.quit(timeout=1.0)
-        self._client.close()
+        with contextlib.suppress(*LOST):
+            await self._dialogue.client.quit(timeout=1.0)
+        self._dialogue.client.close()
 
     async def _envelope(self, mail: Mail) -> Outcome | None:
-        """Name sender and recipient. None: the connection broke. An empty status: go on with the content."""
-        try:
-            async with asyncio.timeout(2 * self._timeout_s):
-                reply = await self._command(b"MAIL", b"FROM:<%b>" % mail.sender.encode("ascii"))
-                if reply.code != 250:
-                    return _refused(reply, "failed", "sender_refused")
-                reply = await self._command(b"RCPT", b"TO:<%b>" % mail.recipient.encode("ascii"))
-        except _LOST:
-            return None
-        if reply.code not in (250, 251):
-            return _refused(reply, "bounced", "recipient_refused")
+        """Say what comes before the content: at once where the server takes that (RFC 2920), else one by one.
+
+        None: the connection broke. An empty status: the server waits for the content.
+        """
+        # Not by the library's `mail` and `rcpt`, which parse addresses that were checked when the mail was built.
+        if not (mail.sender.isprintable() and mail.recipient.isprintable()):
+            raise ValueError("address: holds a control character; build mails by sinks.mime.build")
+        sender, recipient = mail.sender.encode("ascii"), mail.recipient.encode("ascii")
+        lines = (b"MAIL FROM:<%b>\r\n" % sender, b"RCPT TO:<%b>\r\n" % recipient, b"DATA\r\n")
+        until = self._until()
+        if self._dialogue.client.supports_extension("pipelining"):
+            return await self._group(b"".join(lines), _STEPS, until)
+        for line, step in zip(lines, _STEPS, strict=True):
+            outcome = await self._group(line, (step,), until)
+            if outcome is not _GO_ON:
+                return outcome
         return _GO_ON
 
-    async def _command(self, verb: bytes, argument: bytes) -> SMTPResponse:
-        # Not by the library's `mail` and `rcpt`, which parse addresses that `Mail` has checked, nor with its timeouts:
-        # both together took a tenth of a mail's time.
-        return await self._client.execute_command(verb, argument, timeout=None)
+    async def _group(self, lines: bytes, steps: Sequence[_Step], until: float) -> Outcome | None:
+        """Write a group of commands; the first refusal counts."""
+        replies = await self._dialogue.exchange(lines, len(steps), until)
+        whole = len(replies) == len(steps)
+        if not whole:
+            self.reusable = False
+        for reply, step in zip(replies, steps, strict=False):
+            if reply.code in step.good:
+                continue
+            if whole and reply is not replies[-1] and replies[-1].code == GO_ON:
+                # It waits for a content for nobody: an empty one, which it must not pass on (RFC 2920 §3.1).
+                self.reusable = bool(await self._dialogue.exchange(b".\r\n", 1, until))
+            return _refused(reply, step.permanent, step.reason)
+        return _GO_ON if whole else None
 
     async def _content(self, mail: Mail) -> Outcome:
-        try:
-            async with asyncio.timeout(2 * self._timeout_s):
-                reply = await self._client.data(mail.content, timeout=None)
-        except SMTPDataError as error:
-            return _refused(SMTPResponse(error.code, error.message), "bounced", "content_refused")
-        except _LOST:
+        replies = await self._dialogue.exchange(on_the_wire(mail.content), 1, self._until())
+        if not replies:
             self.reusable = False
             return Outcome("unknown", 0, "reply_lost")
+        reply = replies[0]
+        if reply.code != 250:
+            return _refused(reply, "bounced", "content_refused")
         return Outcome("sent", reply.code, "accepted", redact(reply.message))
+
+    def _until(self) -> float:
+        return asyncio.get_running_loop().time() + 2 * self._timeout_s
 
     async def _reset(self) -> None:
         try:
-            await self._client.rset()
-        except _LOST:
+            await self._dialogue.client.rset()
+        except LOST:
             self.reusable = False
 
 

@@ -53,6 +53,7 @@ class SmtpServer:
         keep: how many mails to keep at the most, oldest dropped first; all are counted.
         count_ids: of how many Message-IDs to keep the number of times they came (the newest are kept).
         on_mail: called with each mail before it is answered, in the server's thread; must be quick.
+        pipelining: whether it says that it takes several commands at once (RFC 2920). aiosmtpd does, but says nothing.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class SmtpServer:
         keep: int = 10_000,
         count_ids: int = 1_000_000,
         on_mail: Callable[[ReceivedMail], None] | None = None,
+        pipelining: bool = True,
     ) -> None:
         self.port = port
         self.on_mail = on_mail
@@ -68,6 +70,7 @@ class SmtpServer:
         self.rcpt_replies: dict[str, str] = {}
         self.rule: Rule | None = None
         self.outcomes: Counter[str] = Counter()
+        self._offers = ["250-PIPELINING"] if pipelining else []
         self._keep = keep
         self._count_ids = count_ids
         self._mails: OrderedDict[int, ReceivedMail] = OrderedDict()
@@ -134,6 +137,13 @@ class SmtpServer:
         self.stop()
 
     # ------------------------------------------------------------ aiosmtpd's handler
+
+    async def handle_EHLO(  # noqa: N802  aiosmtpd's name
+        self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]
+    ) -> list[str]:
+        """Say what we offer; the last line ends the reply."""
+        session.host_name = hostname
+        return [*responses[:-1], *self._offers, responses[-1]]
 
     async def handle_RCPT(  # noqa: N802  aiosmtpd's name
         self, server: SMTP, session: Session, envelope: Envelope, address: str, rcpt_options: list[str]

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from schemas.errors import OperatorError
 from sinks.email import EmailTransport, SmtpServer
 from sinks.mime import Mail
 from sinks.outcome import Outcome, ProviderDown, redact
+from tidings.loop import quick_loop
 from tidings.smtp_server import DROP_AFTER, DROP_BEFORE
 from tidings.smtp_server import SmtpServer as Server
 
@@ -22,9 +23,9 @@ def mail(n: int, to: str = "") -> Mail:
     return Mail("a@b.example", to or f"u{n}@mail.example", f"{n}@b.example", content)
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as running:
+@pytest.fixture(params=[True, False], ids=["pipelining", "one by one"])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with Server(pipelining=request.param) as running:
         yield running
 
 
@@ -93,7 +94,11 @@ async def test_a_kept_connection_that_the_server_closed_costs_nothing(server: Se
 
 @pytest.mark.parametrize(
     ("silent_at", "status", "reason"),
-    [(b"MAIL", "deferred", "connection_lost"), (b"DATA", "unknown", "reply_lost"), (b".", "unknown", "reply_lost")],
+    [
+        (b"MAIL", "deferred", "connection_lost"),
+        (b"DATA", "deferred", "connection_lost"),
+        (b".", "unknown", "reply_lost"),
+    ],
 )
 async def test_a_server_that_falls_silent_is_waited_for_in_bounds(silent_at: bytes, status: str, reason: str) -> None:
     ended = asyncio.Event()
@@ -145,7 +150,15 @@ async def test_starttls_is_used_or_nothing_is_sent(server: Server) -> None:
     assert server.received == 0
 
 
-async def test_tls_and_login_work_with_a_private_authority(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, quick_loop()], ids=["asyncio", "uvloop"])
+def test_tls_and_login_work_with_a_private_authority(
+    tmp_path: Path, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(tls_and_login(tmp_path))
+
+
+async def tls_and_login(tmp_path: Path) -> None:
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
     subprocess.run(
@@ -158,6 +171,10 @@ async def test_tls_and_login_work_with_a_private_authority(tmp_path: Path) -> No
     logins: list[object] = []
 
     class Handler:
+        async def handle_EHLO(self, server, session, envelope, hostname, responses):  # noqa: N802
+            session.host_name = hostname
+            return [*responses[:-1], "250-PIPELINING", responses[-1]]
+
         async def handle_DATA(self, server, session, envelope):  # noqa: N802
             return "250 OK"
 
