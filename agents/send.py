@@ -14,7 +14,7 @@ from typing import Any
 
 from agents.desks import Desks
 from agents.lanes import ALL_LANES
-from agents.send_lane import Delivery, Limits, Parts
+from agents.send_lane import RECONFIGURE_S, Delivery, Limits, Parts
 from agents.send_one import Metrics, NoMetrics
 from agents.send_page import MailExtras, Message
 from schemas.commands import LANES, TRIGGER
@@ -58,7 +58,7 @@ async def run_delivery(
         smtp_username: login, if the URL has none; empty: no login.
         smtp_password: of the login.
         mail_from: `Shop <news@shop.example>`.
-        templates_dir: read again when files change.
+        templates_dir: read again when files change; looked at once a second.
         state_dir: of this process alone; other lanes than `trigger` have theirs beside it.
         unsubscribe_base_url: the link is this, "/", and a token of `schemas.unsubscribe`.
         unsubscribe_secret: at least 16 bytes; the same in all processes, kept across restarts.
@@ -84,7 +84,7 @@ async def run_delivery(
     if len(unsubscribe_secret) < 16:
         raise OperatorError("unsubscribe secret: must have at least 16 bytes; set a random one and keep it")
     message = Message(
-        Templates(templates_dir), sender, unsubscribe_base_url, unsubscribe_secret, unsubscribe_mailto,
+        Templates(templates_dir, RECONFIGURE_S), sender, unsubscribe_base_url, unsubscribe_secret, unsubscribe_mailto,
         receipts_base_url, extras or MailExtras(),
     )  # fmt: skip
     counting = metrics or NoMetrics()

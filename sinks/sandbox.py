@@ -15,7 +15,7 @@ A value that is missing or null is an error where it is used (`default` and `is 
 import functools
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -143,6 +143,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         inner = {"_concat": _concat, "_loop": self._loop, "_include": self._include}
         self.filters = {name: self._metered(one) for name, one in chosen.items()} | inner
         self.globals = {}
+
+    def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
+        """Give a template its globals: there are none, and to look through two empty maps takes longer than a block."""
+        return {} if d is None else d
 
     def render_bounded(self, name: str, values: Mapping[str, Any]) -> str:
         """Render one file.

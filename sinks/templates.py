@@ -13,6 +13,7 @@ An e-mail is three files: `<name>.subject.j2`, `<name>.txt.j2` and, if it has HT
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,12 +80,15 @@ class Content:
 class TemplateFiles(BaseLoader):
     """Reads templates from one directory, and from nowhere else: names and links that lead out are not found.
 
-    An edit takes effect with the next message. A file that is being written (empty, or not valid) is not used: the last
-    good one stays until the new one is whole. Write edits to another name and rename: half a file can look valid.
+    An edit takes effect with the next message; delivery looks once in `recheck_s`. A file that is being written (empty,
+    or not valid) is not used: the last good one stays until the new one is whole. Write edits to another name and
+    rename: half a file can look valid.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, recheck_s: float = 0.0) -> None:
         self.root = root
+        self._recheck_s = recheck_s
+        self._seen: dict[str, tuple[float, tuple[int, int] | None]] = {}  # when, and what `_stamp` then found
         self._good: dict[str, str] = {}
         self._inner: dict[str, str] = {}  # paths of files that were found inside; looked up for each message
 
@@ -124,11 +128,14 @@ class TemplateFiles(BaseLoader):
     def exists(self, name: str) -> bool:
         """Tell whether there is such a file inside the directory."""
         if name not in self._inner:
+            if self._is_fresh(name) and self._seen[name][1] is None:
+                return False
             try:
-                path = self._inside(name)
+                found = self._inside(name).is_file()
             except TemplateNotFound:
                 return False
-            if not path.is_file():
+            if not found:
+                self._seen[name] = time.monotonic(), None
                 return False
             self._inner[name] = str(self.path(name))
         return self._stamp(name) is not None  # a link that leads out since then is refused by `read`
@@ -157,19 +164,27 @@ class TemplateFiles(BaseLoader):
             raise TemplateNotFound(name)
         return path
 
+    def _is_fresh(self, name: str) -> bool:
+        return name in self._seen and time.monotonic() - self._seen[name][0] < self._recheck_s
+
     def _stamp(self, name: str) -> tuple[int, int] | None:
+        if self._is_fresh(name):
+            return self._seen[name][1]
         try:
             stat = os.stat(self._inner.get(name) or self.path(name))
         except OSError:
-            return None
-        return stat.st_mtime_ns, stat.st_size
+            found = None
+        else:
+            found = stat.st_mtime_ns, stat.st_size
+        self._seen[name] = time.monotonic(), found
+        return found
 
 
 class Templates:
-    """All messages of one directory, ready to render. For one thread."""
+    """All messages of one directory, ready to render. For one thread. `recheck_s`: see `TemplateFiles`."""
 
-    def __init__(self, root: Path) -> None:
-        self.files = TemplateFiles(root)
+    def __init__(self, root: Path, recheck_s: float = 0.0) -> None:
+        self.files = TemplateFiles(root, recheck_s)
         self._sandbox = Sandbox(self.files)
 
     def render(self, name: str, values: Mapping[str, Any]) -> Rendered:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,6 +60,24 @@ def test_an_edit_is_live_and_a_broken_one_is_not_used(tmp_path: Path) -> None:
         stamp += 10
         os.utime(tmp_path / "x.txt.j2", (stamp, stamp))
         assert templates.render("x", VALUES).text == want
+
+
+def test_what_was_seen_of_files_is_believed_for_as_long_as_was_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1_000.0
+    monkeypatch.setattr("sinks.templates.time", SimpleNamespace(monotonic=lambda: now))
+    write(tmp_path, txt="one")
+    templates = Templates(tmp_path, recheck_s=10)
+    assert templates.render("x", VALUES) == ("S", "one", None)
+    (tmp_path / "x.txt.j2").write_text("two, and longer")
+    (tmp_path / "x.html.j2").write_text("<p>two</p>")
+    assert templates.render("x", VALUES) == ("S", "one", None)
+    now += 10
+    assert templates.render("x", VALUES) == ("S", "two, and longer", "<p>two</p>")
+    (tmp_path / "x.html.j2").unlink()
+    now += 10
+    assert templates.render("x", VALUES)[2] is None
 
 
 def test_a_subject_is_one_line_without_controls(tmp_path: Path) -> None:
