@@ -5,9 +5,7 @@ order; Faust then commits past unfinished ones, and drops acknowledged ones at a
 """
 
 import asyncio
-import threading
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -21,6 +19,7 @@ log = structlog.get_logger("agents.send")
 
 SESSION_TIMEOUT_MS = 45_000  # Kafka's default since 3.0
 REQUEST_TIMEOUT_S = 10.0
+POLL_S = 0.001  # between two looks for acknowledgements, while some are to come
 ANSWER_SHARE = 1 / 8  # of the session: how long a commit's answer may take before the next one is asked for
 START_TIMEOUT_S = 3.0  # in the reader's thread, where rebalances wait meanwhile; asked again after it
 DELIVERY_TIMEOUT_MS = 30_000  # below the session: what was not written by then is written again only if we still own it
@@ -54,12 +53,9 @@ class Outbox:
             }
         )
         self._loop = asyncio.get_running_loop()
-        self._done: deque[tuple[asyncio.Future[int], KafkaError | None, int]] = deque()
         self._unanswered: set[asyncio.Future[int]] = set()
-        self._woken = False
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._poll, name="delivery-outbox", daemon=True)
-        self._thread.start()
+        self._polling = False
+        self._closed = False
 
     async def send(
         self,
@@ -89,10 +85,7 @@ class Outbox:
         future: asyncio.Future[int] = self._loop.create_future()
 
         def done(error: KafkaError | None, message: Message) -> None:
-            self._done.append((future, error, -1 if error else message.offset() or 0))
-            if not self._woken:
-                self._woken = True
-                self._loop.call_soon_threadsafe(self._drain)
+            self._answered(future, error, message)
 
         while True:
             try:
@@ -104,6 +97,9 @@ class Outbox:
                 await asyncio.sleep(0.1)
                 continue
             self._unanswered.add(future)
+            if not self._polling:
+                self._polling = True
+                self._loop.call_later(POLL_S, self._poll)
             return future
 
     async def _acknowledged(self, record: "Record", future: asyncio.Future[int]) -> int:
@@ -144,27 +140,28 @@ class Outbox:
 
     def close(self) -> None:
         """Stop. What was not acknowledged had nobody waiting for it any more. Blocks."""
-        self._closing.set()
-        self._thread.join()
+        self._closed = True
         self._producer.purge()
         self._producer.flush(1)
 
     def _poll(self) -> None:
-        while not self._closing.is_set():
-            self._producer.poll(0.1)
+        """Take answers in the loop's own thread: one of its own would ask for Python's lock once for each record."""
+        self._producer.poll(0)
+        self._polling = bool(self._unanswered) and not self._closed
+        if self._polling:
+            self._loop.call_later(POLL_S, self._poll)
 
-    def _drain(self) -> None:
-        self._woken = False  # before emptying: what comes in meanwhile wakes us again
-        while self._done:
-            future, error, offset = self._done.popleft()
-            self._unanswered.discard(future)
-            if future.done():
-                continue
-            if error is None:
-                future.set_result(offset)
-            else:
-                future.set_exception(KafkaException(error))
-                future.exception()  # looked at: nobody may be waiting for it
+    def _answered(self, future: asyncio.Future[int], error: KafkaError | None, message: Message) -> None:
+        if self._closed:
+            return  # by another thread
+        self._unanswered.discard(future)
+        if future.done():
+            return
+        if error is None:
+            future.set_result(message.offset() or 0)
+        else:
+            future.set_exception(KafkaException(error))
+            future.exception()  # looked at: nobody may be waiting for it
 
 
 _PERMANENT = frozenset(

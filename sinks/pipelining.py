@@ -43,20 +43,20 @@ class Dialogue(SMTPProtocol):
         """
         self._buffer.clear()  # nothing was asked
         self._replies, self._awaited, self._all_there = [], replies, self._loop.create_future()
+        limit = self._loop.call_at(until, self._end, TimeoutError())
         try:
             self.write(data)
-            async with asyncio.timeout_at(until):
-                await self._all_there
+            await self._all_there
         except LOST:
             pass
         finally:
+            limit.cancel()
             self._all_there = None
         return self._replies
 
     def data_received(self, data: bytes) -> None:
         """Take what the server says."""
-        waiter = self._all_there
-        if waiter is None:
+        if self._all_there is None:  # it answers one of aiosmtplib's own commands
             super().data_received(data)
             return
         self._buffer += data

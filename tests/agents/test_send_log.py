@@ -39,6 +39,18 @@ async def test_settled_waits_for_a_record_whose_sender_was_called_off() -> None:
         broker.stop()
 
 
+async def test_an_outbox_that_had_nothing_to_wait_for_takes_up_answers_again() -> None:
+    broker = MemoryBroker({SENT_TOPIC: 1})
+    outbox = Outbox({"bootstrap.servers": broker.bootstrap, "log_level": 0})
+    try:
+        for offset in range(3):
+            assert await asyncio.wait_for(outbox.send(SENT_TOPIC, b"id", b"sent", 0), LIMIT_S) == offset
+            await asyncio.sleep(20 * send_log.POLL_S)  # it has looked, and found that nothing is to come
+    finally:
+        await asyncio.to_thread(outbox.close)
+        broker.stop()
+
+
 class Threads:
     """Stands before a consumer and notes which threads call it."""
 
