@@ -34,6 +34,7 @@ from schemas.errors import StateError
 from schemas.events import Event
 from tidings.brokers.memory import FETCH_WAIT_MS, MemoryBroker
 from tidings.collector import quiet_gc
+from tidings.loop import quick_loop
 
 NAME = "worker_rate"
 QUESTION = "How many events a second does one engine worker take, and how soon after its append is a command visible?"
@@ -409,4 +410,5 @@ def run(scale: Scale) -> list[Row]:
 
 
 if __name__ == "__main__":
-    asyncio.run(be_worker(sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])))
+    with asyncio.Runner(loop_factory=quick_loop()) as runner:
+        runner.run(be_worker(sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])))

@@ -129,7 +129,7 @@ def run_worker(settings: Settings, role: str, *, instance: int = 0, web_port: in
             f"tidings worker {role}: broker {settings.broker}, data {home}, web {launch.url}"
             + ("" if token else " (no token: only /health and /ready; set TIDINGS_WEB_TOKEN)")
         )
-        loop = quick_loop() if role == DELIVERY else None
+        loop = quick_loop() if role in (ENGINE, DELIVERY) else None
         with _published(home / URL_FILE, launch.url), asyncio.Runner(loop_factory=loop) as runner:
             runner.run(_until_signal(launch))
 

@@ -1,4 +1,4 @@
-"""One engine worker with the counting double as a process of its own, so that tests can kill it without warning.
+"""One engine worker with the counting double as a process of its own, on the product's loop, for tests to kill.
 
 `python -m tests.agents.engine_process BOOTSTRAP DATA_DIR SESSION_S`; prints `ready` when recovered; ends on SIGTERM.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from agents.wiring import run_engine_app
 from tests.agents.engine_bench import worker
+from tidings.loop import quick_loop
 
 
 async def main() -> None:
@@ -30,4 +31,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=quick_loop()) as runner:
+        runner.run(main())
