@@ -6,7 +6,6 @@ As a program (`python -m benchmarks.worker_rate BOOTSTRAP DIRECTORY PATTERN STAN
 """
 
 import asyncio
-import contextlib
 import functools
 import json
 import os
@@ -39,7 +38,7 @@ NAME = "worker_rate"
 QUESTION = "How many events a second does one engine worker take, and how soon after its append is a command visible?"
 LINGER_MS = 5  # of the producer, as a busy shop sets it
 METHOD = (
-    "One worker process (Faust, RocksDB, changelog, decisions, commands; the collector as Python has it) on the "
+    "One worker process (Faust, RocksDB, changelog, decisions, commands; the collector quiet as in the product) on the "
     "in-memory broker, which runs in the measuring process, 8 partitions. `backlog`: workload W with one registration "
     "per member, all appended before the worker starts; from its recovery until every event is durable; CPU and memory "
     "of the worker alone; decisions and commands are read while they come, and compared with those of the definition. "
@@ -65,11 +64,8 @@ _said = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 async def be_worker(bootstrap: str, place: Path, pattern: str, standbys: int) -> None:
-    """Run the engine worker until standard input ends.
-
-    With standbys as the product runs, the collector quiet: a full pass over a million members would be a pause.
-    """
-    with quiet_gc() if standbys else contextlib.nullcontext():
+    """Run the engine worker until standard input ends, the collector quiet as the product's roles have it."""
+    with quiet_gc():
         await _be_worker(bootstrap, place, pattern, standbys)
 
 
