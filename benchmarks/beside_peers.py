@@ -128,10 +128,15 @@ def clear(bootstrap: str, keep: set[str]) -> None:
     names = [name for name in admin.list_topics(timeout=10).topics if name not in keep and not name.startswith("__")]
     for future in admin.delete_topics(names).values() if names else ():
         future.result(30)
-    groups = [group.group_id for group in admin.list_consumer_groups().result(10).valid or []]
-    for future in admin.delete_consumer_groups(groups).values() if groups else ():
-        with contextlib.suppress(KafkaException):  # its last member is still leaving; its session is short
-            future.result(30)
+    until = time.monotonic() + 4 * SESSION_S
+    while groups := [group.group_id for group in admin.list_consumer_groups().result(10).valid or []]:
+        for future in admin.delete_consumer_groups(groups).values():
+            # Its last member was killed and stays for its session: who joined before would wait for it.
+            with contextlib.suppress(KafkaException):
+                future.result(30)
+        if time.monotonic() > until:
+            raise StateError(f"beside_peers: groups could not be deleted (got {sorted(groups)} left); run it again")
+        time.sleep(0.5)
 
 
 @contextmanager
