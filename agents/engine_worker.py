@@ -32,8 +32,10 @@ from streams.epoch import Epoch
 from tables.store import StateStore
 
 QUEUED_BATCHES = 4  # per partition; how many bytes wait in all is bounded by the consumer (agents/batching.py)
-EPOCH_RECORDS = 5_000  # a batch is never split, so an epoch may exceed this by one batch
-EPOCH_BYTES = MAX_BATCH_BYTES  # likewise
+# A backlog's epochs: the more records, the fewer times a member is encoded and written. A batch is never split, so an
+# epoch may exceed these by one batch.
+EPOCH_RECORDS = 10_000
+EPOCH_BYTES = 2 * MAX_BATCH_BYTES
 EPOCHS_IN_FLIGHT = 2  # one being made durable, one computed ahead
 LEASE_BEAT_S = 0.2
 LOG_APPEND_TIME = 1  # Kafka's timestamp type: the broker's clock
@@ -127,20 +129,30 @@ class PartitionTask:
                 self._let_go(events[0])
                 continue
             await self._slots.acquire()
-            waiting, size = len(events[0].value), size_of(events[0].value)
-            # What piled up becomes one epoch. Not while closing: batches before it may have been dropped from the queue
-            # already, and an epoch with a hole would let `applied` pass records that were never applied.
-            while waiting < EPOCH_RECORDS and size < EPOCH_BYTES and not (self.closing or self._incoming.empty()):
-                events.append(self._incoming.get_nowait())
-                waiting += len(events[-1].value)
-                size += size_of(events[-1].value)
-            began = time.perf_counter()
-            epoch = self.engine.run(self._records(events))
+            await self._worker.turn.acquire()
+            try:
+                began = time.perf_counter()
+                epoch = self.engine.run(self._records(self._pile_up(events)))
+            finally:  # by the loop's next turn: what is sent below need not wait for it
+                asyncio.get_running_loop().call_soon(self._worker.turn.release)
             await self._worker.lease.granted()
             outputs = await self._worker.outbox.send(epoch)
             if failpoints.hit is not None:
                 failpoints.hit(failpoints.OUTPUTS_SENT)
             self._flights.put_nowait(Flight(epoch, events, outputs, began))
+
+    def _pile_up(self, events: list[Any]) -> list[Any]:
+        """Add to a batch what piled up behind it: one epoch.
+
+        Not while closing: batches before it may have been dropped from the queue already, and an epoch with a hole
+        would let `applied` pass records that were never applied.
+        """
+        waiting, size = len(events[0].value), size_of(events[0].value)
+        while waiting < EPOCH_RECORDS and size < EPOCH_BYTES and not (self.closing or self._incoming.empty()):
+            events.append(self._incoming.get_nowait())
+            waiting += len(events[-1].value)
+            size += size_of(events[-1].value)
+        return events
 
     async def _land(self) -> None:
         metrics = self._worker.metrics
@@ -255,6 +267,9 @@ class EngineWorker:
         self.metrics = metrics or EngineMetrics()
         self.wall_ms = wall_ms
         self.lease = Lease(lease_s, silence_s)
+        # One epoch is computed in a turn of the loop. In a backlog those of all partitions would else lie together, for
+        # seconds, and acks that have arrived would time out.
+        self.turn = asyncio.Lock()
         self.tasks: dict[int, PartitionTask] = {}
         self.recovered = False
         self.recovery = RecoveryProgress(lambda: app.tables.recovery)  # type: ignore[attr-defined]

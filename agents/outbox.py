@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 import structlog
-from aiokafka.codec import lz4_encode
+from aiokafka.codec import zstd_encode
 from aiokafka.errors import MessageSizeTooLargeError
 from aiokafka.partitioner import murmur2
 
@@ -153,7 +153,7 @@ class Outbox:
         """Name what the changelog as we declare it may refuse; the broker decides, for its operator may allow more."""
         for key, value, _ in entries:
             if value is not None and len(value) > MEMBER_BYTES_MAX:
-                size = len(lz4_encode(value))
+                size = len(zstd_encode(value))
                 if size > MEMBER_BYTES_MAX:
                     log.error(
                         "member record too large", record=hash_of(key or b""), size=len(value), compressed=size,

@@ -83,7 +83,7 @@ def create_engine_app(
     web_port: int = 6066,
     web_enabled: bool = False,
     canonical_url: str | None = None,
-    compression: str | None = "lz4",
+    compression: str | None = "zstd",
     security: dict[str, Any] | None = None,
     resources: RocksResources | None = None,
     memory: WorkerMemory | None = None,

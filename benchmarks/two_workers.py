@@ -11,7 +11,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from agents.topics import ATTRIBUTIONS, BY_NAME, CHANGELOG, COMMANDS, DEAD_LETTERS, DECISIONS, EVENTS
 from benchmarks import calibration
-from benchmarks.beside_peers import PARTITIONS, Log, Run, clear, create, fill, started, used, watch
+from benchmarks.beside_peers import PARTITIONS, SESSION_S, Log, Run, clear, create, fill, started, used, watch
 from benchmarks.harness import Row, Scale
 from benchmarks.replay_speed import PATTERN
 from benchmarks.workload import w
@@ -49,7 +49,8 @@ def work_off(bootstrap: str, log: Log, workers: int) -> Run:
         for number in range(workers):
             place = Path(temporary) / str(number)
             place.mkdir()
-            command = [sys.executable, "-m", "benchmarks.program", "worker_rate", bootstrap, str(place), PATTERN, "0"]
+            command = [sys.executable, "-m", "benchmarks.program", "worker_rate", bootstrap, str(place), PATTERN]
+            command += ["0", str(SESSION_S)]
             processes.append(stack.enter_context(started(command, place)))
         found, last = watch(bootstrap, COMMANDS, len(log.due_bounded), processes[0], Path(temporary) / "0")
         taken = [used(process.pid) for process in processes]

@@ -1,12 +1,12 @@
 """How many events a second does one engine worker take, and how soon is a command out?
 
-As a program (`python -m benchmarks.worker_rate BOOTSTRAP DIRECTORY PATTERN STANDBYS`) it is that worker: it says
-`ready`, and answers each line `{"partition": end offset, …}` with what was used until all of that was durable, a line
-`{"held": {…}}` once its stores, those of standbys too, have the changelog up to there, and ends when its input does.
+As a program (`python -m benchmarks.worker_rate BOOTSTRAP DIRECTORY PATTERN STANDBYS [SESSION_S]`) it is that worker: it
+says `ready`, and answers each line `{"partition": end offset, …}` with what was used until all of that was durable, a
+line `{"held": {…}}` once its stores, those of standbys too, have the changelog up to there, and ends when its input
+does.
 """
 
 import asyncio
-import contextlib
 import functools
 import json
 import os
@@ -34,13 +34,14 @@ from schemas.errors import StateError
 from schemas.events import Event
 from tidings.brokers.memory import FETCH_WAIT_MS, MemoryBroker
 from tidings.collector import quiet_gc
+from tidings.logs import set_up
 from tidings.loop import quick_loop
 
 NAME = "worker_rate"
 QUESTION = "How many events a second does one engine worker take, and how soon after its append is a command visible?"
 LINGER_MS = 5  # of the producer, as a busy shop sets it
 METHOD = (
-    "One worker process (Faust, RocksDB, changelog, decisions, commands; the collector as Python has it) on the "
+    "One worker process (Faust, RocksDB, changelog, decisions, commands; the collector quiet as in the product) on the "
     "in-memory broker, which runs in the measuring process, 8 partitions. `backlog`: workload W with one registration "
     "per member, all appended before the worker starts; from its recovery until every event is durable; CPU and memory "
     "of the worker alone; decisions and commands are read while they come, and compared with those of the definition. "
@@ -65,24 +66,22 @@ _said = msgspec.json.Decoder(dict[str, Any]).decode
 # ---------------------------------------------------------------- the worker
 
 
-async def be_worker(bootstrap: str, place: Path, pattern: str, standbys: int) -> None:
-    """Run the engine worker until standard input ends.
-
-    With standbys as the product runs, the collector quiet: a full pass over a million members would be a pause.
-    """
-    with quiet_gc() if standbys else contextlib.nullcontext():
-        await _be_worker(bootstrap, place, pattern, standbys)
+async def be_worker(bootstrap: str, place: Path, pattern: str, standbys: int, session_s: float = SESSION_S) -> None:
+    """Run the engine worker until standard input ends, the collector quiet as the product's roles have it."""
+    with quiet_gc():
+        await _be_worker(bootstrap, place, pattern, standbys, session_s)
 
 
-async def _be_worker(bootstrap: str, place: Path, pattern: str, standbys: int) -> None:
+async def _be_worker(bootstrap: str, place: Path, pattern: str, standbys: int, session_s: float) -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print must not stand between our answers
+    set_up("warning")  # structlog's own spelling of a failure shows every local variable: an epoch's, for minutes
     from agents.wiring import create_engine_app, run_engine_app
     from streams.engine import PartitionEngine
 
     engines = functools.partial(PartitionEngine, campaigns=[plan_of("measured", pattern, SEND)])
     built = create_engine_app(
-        bootstrap=[bootstrap], data_dir=place, engines=engines, partitions=PARTITIONS, session_timeout_s=SESSION_S,
+        bootstrap=[bootstrap], data_dir=place, engines=engines, partitions=PARTITIONS, session_timeout_s=session_s,
         standby_replicas=standbys,
     )  # fmt: skip
     ended = asyncio.Event()
@@ -411,4 +410,5 @@ def run(scale: Scale) -> list[Row]:
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=quick_loop()) as runner:
-        runner.run(be_worker(sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])))
+        place, session = Path(sys.argv[2]), map(float, sys.argv[5:])
+        runner.run(be_worker(sys.argv[1], place, sys.argv[3], int(sys.argv[4]), *session))

@@ -18,7 +18,7 @@ if str(ROOT) not in sys.path:
 import msgspec  # noqa: E402 - found only after the lines above
 
 from agents.batching import HELD_BYTES_MAX, MAX_BATCH_BYTES, MAX_BATCH_RECORDS  # noqa: E402
-from agents.engine_worker import EPOCH_RECORDS, EPOCHS_IN_FLIGHT  # noqa: E402
+from agents.engine_worker import EPOCH_BYTES, EPOCH_RECORDS, EPOCHS_IN_FLIGHT  # noqa: E402
 from agents.topics import DAY_MS, TOPICS  # noqa: E402
 from schemas import campaign, codec, policy, reading  # noqa: E402
 from schemas.attributes import ATTRIBUTES, ITEM  # noqa: E402
@@ -223,7 +223,8 @@ def epoch_bounds() -> str:
     rows = [
         ("Records of one batch (one fetch of one partition)", f"at most {MAX_BATCH_RECORDS:,}"),
         ("Records of one epoch", f"what has piled up, to {EPOCH_RECORDS:,}, plus at most one batch"),
-        ("Bytes of one batch, and of what one epoch gathers", f"{MAX_BATCH_BYTES >> 20} MiB"),
+        ("Bytes of one batch", f"{MAX_BATCH_BYTES >> 20} MiB"),
+        ("Bytes of what one epoch gathers", f"{EPOCH_BYTES >> 20} MiB, plus at most one batch"),
         ("Bytes fetched and not yet durable, over all partitions", f"{HELD_BYTES_MAX >> 20} MiB, plus one fetch"),
         ("Epochs of a partition under way", f"{EPOCHS_IN_FLIGHT}: one being made durable, one computed ahead"),
         ("Size of an event", f"{codec.MAX_BYTES // 1024} KiB"),

@@ -12,6 +12,7 @@ from faust.types import TP
 
 from agents.batching import (
     MAX_BATCH_BYTES,
+    MAX_BATCH_RECORDS,
     RECORD_BYTES,
     BatchConsumer,
     BatchScheduler,
@@ -19,7 +20,7 @@ from agents.batching import (
     Sent,
     size_of,
 )
-from agents.engine_worker import EPOCH_RECORDS, EPOCHS_IN_FLIGHT, PartitionTask
+from agents.engine_worker import EPOCH_BYTES, EPOCHS_IN_FLIGHT, PartitionTask
 from agents.lease import Lease
 from agents.metrics import EngineMetrics
 from agents.outbox import Outbox
@@ -87,11 +88,13 @@ class Bench:
             outbox=Outbox(self.writer, "changelog"),  # type: ignore[arg-type]
             metrics=EngineMetrics(),
             lease=Lease(1.0, 1e9, lambda: self.seconds),
+            turn=asyncio.Lock(),
             wall_ms=lambda: 10_000,
             consumer=SimpleNamespace(abandon=self.abandoned.append),
             fail=lambda partition, error: self.failures.append(error),
             breathe=lambda: None,
         )
+        self.worker = worker
         self.engine = CountingEngine(0, self.store)
         self.task = PartitionTask(0, self.engine, self.store, worker)
 
@@ -166,6 +169,24 @@ async def test_what_piles_up_while_epochs_are_in_flight_becomes_one_epoch(bench:
         await bench.writer.ack(topic)
     assert bench.writer.log.count("send commands") == EPOCHS_IN_FLIGHT + 1
     assert bench.engine.applied_offset == 17
+
+
+async def test_between_epochs_of_two_partitions_the_loop_has_its_turn(bench: Bench, monkeypatch: Any) -> None:
+    seen: list[str] = []
+    run, loop = bench.engine.run, asyncio.get_running_loop()
+
+    def noting(records: Any) -> Any:
+        seen.append("epoch")
+        loop.call_soon(seen.append, "loop")
+        return run(records)
+
+    monkeypatch.setattr(bench.engine, "run", noting)
+    other = PartitionTask(1, bench.engine, bench.store, bench.worker)
+    await bench.task.accept(bench.batch(0, 3))
+    await other.accept(bench.batch(3, 3))
+    await settle()
+    await other.quiesce(0)
+    assert seen == ["epoch", "loop"] * 2
 
 
 async def test_failed_send_acks_nothing_writes_nothing_and_fails_the_worker(bench: Bench) -> None:
@@ -301,9 +322,9 @@ def test_ack_of_another_generation_moves_nothing_and_is_not_waited_for(generatio
 
 def test_scheduler_takes_turns_between_partitions_and_keeps_log_order() -> None:
     other = TP("events", 1)
-    records = {EVENTS: sized(*[2] * (EPOCH_RECORDS + 2)), other: sized(2, 2)}
+    records = {EVENTS: sized(*[2] * (MAX_BATCH_RECORDS + 2)), other: sized(2, 2)}
     found = list(BatchScheduler().iterate(records))
-    assert [(tp.partition, len(part)) for tp, part in found] == [(0, EPOCH_RECORDS), (1, 2), (0, 2)]
+    assert [(tp.partition, len(part)) for tp, part in found] == [(0, MAX_BATCH_RECORDS), (1, 2), (0, 2)]
     assert found[0][1] + found[2][1] == records[EVENTS]
 
 
@@ -337,7 +358,7 @@ def test_held_bytes_are_those_delivered_and_neither_acked_nor_taken_away() -> No
 async def test_an_epoch_is_bounded_in_bytes(bench: Bench) -> None:
     for first in range(3):
         batch = bench.batch(first, 1)
-        batch.value[0].value = b"x" * (MAX_BATCH_BYTES - RECORD_BYTES)
+        batch.value[0].value = b"x" * (EPOCH_BYTES - RECORD_BYTES)
         await bench.task.accept(batch)
     await settle()
     assert bench.engine.not_written == EPOCHS_IN_FLIGHT  # one batch each, though three were there
