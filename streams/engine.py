@@ -32,7 +32,7 @@ from streams.patterns.start import try_start
 from streams.patterns.wait import begin_wait
 from streams.registry import META_CLOCK, Registry
 from streams.routes import Route
-from streams.schedule import arm_dates, fire_date, next_wake, queue_timers
+from streams.schedule import arm_dates, drop, fire_date, next_wake, queue_timers
 from streams.timers import Timers
 from tables.codec import encode_member
 from tables.digests import add, digest_of, holds
@@ -466,12 +466,12 @@ class PartitionEngine(Memory):
         instance: Instance | None = entry[7]
         version = instance.version if instance is not None else state.armed[2] if state.armed is not None else ""
         plan = self.registry.plan_of(plan_id, version)
-        if plan is None:
+        if plan is None and self.registry.newest(plan_id) is None:
             if plan_id in member.plans:
                 self._withdraw(member, plan_id)
             return
-        if instance is not None and instance.started[0] < plan.since_offset:
-            state.instances = [kept for kept in state.instances if kept is not instance]
+        if plan is None or (instance is not None and instance.started[0] < plan.since_offset):
+            drop(state, instance)  # its version ended; what began with another one goes on
             return
         out: list[Outcome] = []
         try:
@@ -483,7 +483,7 @@ class PartitionEngine(Memory):
             self._campaign_failed(plan, record, error)
         if out:
             self._settle(member, out, record)
-        elif instance is not None and instance.wake <= self.clock_ms:
+        elif instance in state.instances and instance.wake <= self.clock_ms:
             heappush(queue, (instance.deadline, *entry[1:]))  # its next step's deadline has passed as well
 
     # ------------------------------------------------------------ campaigns

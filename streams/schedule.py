@@ -44,6 +44,14 @@ def queue_timers(members: Iterable[Member], offset: int, registry: Registry, clo
     return queue
 
 
+def drop(state: PlanState, instance: Instance | None) -> None:
+    """Forget an instance; None: the date that was looked at."""
+    if instance is None:
+        state.armed = None
+    else:
+        state.instances = [kept for kept in state.instances if kept is not instance]
+
+
 def _queue_member(queue: list[tuple[Any, ...]], member: Member, registry: Registry, clock_ms: int) -> None:
     member_id = member.member_id
     over: list[str] = []

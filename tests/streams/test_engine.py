@@ -278,6 +278,24 @@ def test_what_a_withdrawn_campaign_had_begun_does_not_come_back_when_it_is_publi
     assert [f.anchor for f in partition.feed(story[-1]).firings] == ["v2"]
 
 
+@pytest.mark.parametrize("later", ["1h", "3h"])
+def test_what_another_version_begins_after_a_withdrawal_fires_beside_what_the_withdrawn_one_left(later):
+    story = (
+        published(ABANDON, T),
+        event(VIEW, T + 1, "v1", product_id="p1"),
+        withdrawn(T + 2),
+        published(ABANDON.replace("2h", later), T + 3),
+        event(VIEW, T + 4, "v2", product_id="p2"),
+        tick(T + 4 * HOUR),  # both are due in one step of the clock
+    )
+    assert [f.anchor for f in firings(None, *story)] == ["v2"]
+    partition = Durable()
+    for made in story[:-1]:
+        partition.feed(made)
+        partition.engine = partition._open()
+    assert [f.anchor for f in partition.feed(story[-1]).firings] == ["v2"]
+
+
 def test_a_version_that_comes_back_while_it_drains_keeps_its_instances():
     story = (
         published(ABANDON, T),
