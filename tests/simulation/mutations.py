@@ -210,7 +210,7 @@ MUTATIONS = [
         "an epoch gathers nothing from a queue of which batches may have been dropped",
         lambda: rewrite(
             engine_worker.PartitionTask,
-            "_compute",
+            "_pile_up",
             ("(self.closing or self._incoming.empty())", "self._incoming.empty()"),
         ),
     ),
