@@ -11,17 +11,20 @@ from streams.patterns.match import COMPLETED, Outcome
 from streams.patterns.nodes import Calendar, MemberDate
 from streams.patterns.plan import Plan
 from streams.registry import Registry
-from tables.member_state import NEVER, Armed, Instance, Member, PlanState
+from tables.member_state import NEVER, UNKNOWN, Armed, Instance, Member, PlanState
 
 DAY_MS = 86_400_000
 
 
 def next_wake(member: Member) -> int | None:
     """Return the clock value (deadline + the campaign's lateness) at which the member's earliest timer fires."""
-    wake = NEVER
-    for journey in member.journeys:
-        if journey.wake < wake:
-            wake = journey.wake
+    wake = member.journeys_wake
+    if wake == UNKNOWN:
+        wake = NEVER
+        for journey in member.journeys:
+            if journey.wake < wake:
+                wake = journey.wake
+        member.journeys_wake = wake
     for state in member.plans.values():
         for instance in state.instances:
             at = instance.wake

@@ -17,7 +17,7 @@ import msgspec
 from schemas.errors import StateError
 from tables.digests import DIGEST_BYTES
 from tables.format1 import read_format1
-from tables.journey_codec import pack_journey, unpack_journey
+from tables.journey_codec import pack_journeys, unpack_journey
 from tables.member_state import NO_MAP, NO_ROWS, Contacts, Member
 from tables.plan_codec import pack_plan, unpack_plan
 from tables.rows import Head, Row
@@ -62,7 +62,7 @@ def encode_member(member: Member, fire_at_ms: int | None) -> bytes:
     places, recent = _fold_recent(member.recent, digests) if digests else (b"", member.recent)
     fields = [
         FORMAT, fire_at_ms, applied, base_ms, places, recent, packed, member.history, member.profile, member.notes,
-        member.touches, [pack_journey(journey) for journey in member.journeys],
+        member.touches, pack_journeys(member),
         member.contacts.packed() if member.contacts is not None else None,
     ]  # fmt: skip
     while len(fields) > _FIELDS_MIN and not fields[-1]:
@@ -92,7 +92,9 @@ def decode_member(member_id: str, record: bytes) -> Member:
         member.recent = _unfold_recent(row.places, row.recent, digests) if row.places else row.recent
         member.history, member.profile = row.history or NO_MAP, row.profile or NO_MAP
         member.notes, member.touches = row.notes or NO_ROWS, row.touches or NO_ROWS
-        member.journeys = [unpack_journey(packed) for packed in row.journeys] or NO_ROWS
+        if row.journeys:
+            member.journeys = [unpack_journey(packed) for packed in row.journeys]
+            member.journeys_moved()
         if row.contacts:
             member.contacts = Contacts(*row.contacts)
     except StateError:

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from tables.member_state import Instance, Journey
+from tables.member_state import Instance, Journey, Member
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -14,6 +14,16 @@ def pack_journey(j: Journey) -> msgspec.Raw:
     packed: msgspec.Raw | None = j.packed
     if packed is None:
         packed = j.packed = msgspec.Raw(_encode(_row(j)))
+    return packed
+
+
+def pack_journeys(member: Member) -> Any:
+    """Pack all journeys of a member; an empty list when there are none. Kept as a whole, too, until one moves."""
+    if not member.journeys:
+        return []
+    packed: msgspec.Raw | None = member.packed_journeys
+    if packed is None:
+        packed = member.packed_journeys = msgspec.Raw(_encode([pack_journey(journey) for journey in member.journeys]))
     return packed
 
 

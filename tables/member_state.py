@@ -14,6 +14,7 @@ KEYS_MAX: Final = 64  # correlation keys with a running count per campaign; the 
 TOUCHES_MAX: Final = 16  # messages that may still earn a conversion
 NOTES_MAX: Final = 4  # recent decisions kept for the operator's page, beside those of the firings below
 FIRED_IDS_MAX: Final = 16  # instance ids remembered as fired, beside the firings below; sinks drop what repeats beyond
+UNKNOWN: Final = -1  # of a wake: to be worked out
 JOURNEYS_MAX: Final = 32  # running journeys per member; one more is not begun, and the decision says so
 DEAD_MAX: Final = 16  # addresses given up per member; the one given up longest ago may be tried again
 FIRED_MAX: Final = 4  # firings of a campaign that may still meet a late cancelling event
@@ -230,12 +231,13 @@ class Member:
     keys, data, profile, anchors] in read order. `touches`: [e, command id, campaign, version, instance id, channel,
     window ms], in read order. `notes`: [clock, campaign, outcome, reason, instance id as 16 bytes], but those of
     firings in `late`. `journeys`: oldest first. `contacts`: None until the arbiter has something to remember.
-    `scheduled`, `epoch` and `cost` live in memory only.
+    `scheduled`, `epoch` and `cost` live in memory only, and so do `packed_journeys` and `journeys_wake`: their bytes
+    and the earliest of their wakes, until one of them moves.
     """
 
     __slots__ = (
         "member_id", "applied", "recent", "profile", "history", "plans", "touches", "notes", "hint", "scheduled",
-        "epoch", "cost", "journeys", "contacts",
+        "epoch", "cost", "journeys", "contacts", "packed_journeys", "journeys_wake",
     )  # fmt: skip
 
     def __init__(self, member_id: str) -> None:
@@ -253,6 +255,13 @@ class Member:
         self.scheduled = NEVER  # earliest wake-up in the engine's queue; memory only
         self.epoch = 0  # the last epoch that changed it; memory only
         self.cost = 0  # bytes it takes in memory, by estimate; memory only
+        self.packed_journeys: Any = None
+        self.journeys_wake = NEVER
+
+    def journeys_moved(self) -> None:
+        """Forget what was worked out of its journeys."""
+        self.packed_journeys = None
+        self.journeys_wake = UNKNOWN
 
     def live_instances(self) -> int:
         """Count live instances over all campaigns."""

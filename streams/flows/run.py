@@ -50,6 +50,7 @@ class Cause:
         self.member = member
         self.journey = journey
         journey.packed = None  # whatever moves it makes a cause first
+        member.journeys_moved()
         self.at = at
         self.due = due
         self.by = by
@@ -394,6 +395,7 @@ class Journeys:
                 self._drop(member, journey, at, "edited")
                 return None
             journey.version, journey.joined, journey.packed = plan.version, joined, None
+            member.journeys_moved()
         return plan
 
     def _drop(self, member: Member, journey: Journey, at: Place, reason: str) -> None:
@@ -434,6 +436,7 @@ def _aliases(journey: Journey) -> dict[str, Any]:
 
 def _remove(member: Member, journey: Journey) -> None:
     member.journeys = [kept for kept in member.journeys if kept is not journey] or NO_ROWS
+    member.journeys_moved()
 
 
 def _decision(

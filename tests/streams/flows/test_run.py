@@ -5,6 +5,7 @@ import pytest
 from schemas.ids import command_id, instance_id
 from streams.policies.contact import judge
 from streams.policies.verdict import Held, Suppressed
+from streams.schedule import next_wake
 from tables.codec import decode_member, encode_member
 from tables.member_state import JOURNEYS_MAX
 from tests.streams.flows.runs import MINUTE, START, Shop
@@ -310,7 +311,8 @@ def test_bytes_that_are_kept_follow_every_move():
     for minute in (2, 5, 11.2):
         run.put(minute, "cart.item.added", product_id=f"p{minute}").tick(minute + 0.1)
         member = run.engine._members["m"]
-        kept = encode_member(member, member.hint)
+        kept, wake = encode_member(member, member.hint), next_wake(member)
         for journey in member.journeys:
             journey.packed = None
-        assert encode_member(member, member.hint) == kept
+        member.journeys_moved()
+        assert (encode_member(member, member.hint), next_wake(member)) == (kept, wake)
