@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
@@ -83,15 +84,12 @@ class Outbox:
 
     async def _produce(self, record: "Record") -> asyncio.Future[int]:
         future: asyncio.Future[int] = self._loop.create_future()
-
-        def done(error: KafkaError | None, message: Message) -> None:
-            self._answered(future, error, message)
-
+        answered = partial(self._answered, future)
         while True:
             try:
                 self._producer.produce(
                     record.topic, record.value, record.key, record.partition,
-                    on_delivery=done, headers=record.headers or [],
+                    on_delivery=answered, headers=record.headers or [],
                 )  # fmt: skip
             except BufferError:  # the broker is slow or away: librdkafka's queue is the bound
                 await asyncio.sleep(0.1)

@@ -33,6 +33,15 @@ def withdrawn(at: int, name: str = "abandon"):
     return {**made, "type": "campaign.withdrawn"}
 
 
+def last_after_restarts(story):
+    """Return the firings of the last event, with a new engine on the store after each one before."""
+    partition = Durable()
+    for made in story[:-1]:
+        partition.feed(made)
+        partition.engine = partition._open()
+    return partition.feed(story[-1]).firings
+
+
 def test_a_command_carries_what_the_campaign_asks_for():
     epochs = run([plan(SENDING)], member(), event(VIEW, T, "v1", product_id="p1"), tick(T + 3 * HOUR))
     (command,) = [c for epoch in epochs for c in epoch.commands]
@@ -271,11 +280,7 @@ def test_what_a_withdrawn_campaign_had_begun_does_not_come_back_when_it_is_publi
         tick(T + 3 * HOUR),
     )
     assert [f.anchor for f in firings(None, *story)] == ["v2"]
-    partition = Durable()
-    for made in story[:-1]:
-        partition.feed(made)
-        partition.engine = partition._open()
-    assert [f.anchor for f in partition.feed(story[-1]).firings] == ["v2"]
+    assert [f.anchor for f in last_after_restarts(story)] == ["v2"]
 
 
 @pytest.mark.parametrize("later", ["1h", "3h"])
@@ -289,11 +294,7 @@ def test_what_another_version_begins_after_a_withdrawal_fires_beside_what_the_wi
         tick(T + 4 * HOUR),  # both are due in one step of the clock
     )
     assert [f.anchor for f in firings(None, *story)] == ["v2"]
-    partition = Durable()
-    for made in story[:-1]:
-        partition.feed(made)
-        partition.engine = partition._open()
-    assert [f.anchor for f in partition.feed(story[-1]).firings] == ["v2"]
+    assert [f.anchor for f in last_after_restarts(story)] == ["v2"]
 
 
 def test_a_version_that_comes_back_while_it_drains_keeps_its_instances():

@@ -1,8 +1,10 @@
 """`simulate`: run seeds of the simulation, on all cores, and tell the story of those that fail."""
 
+import contextlib
 import importlib
 import multiprocessing
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ ORACLE = "tests.oracle"
 STORY_LINES = 40  # of a failing seed; --verbose prints all of it
 TOLD = 3  # failing seeds whose story is printed
 CHUNK = 8  # seeds handed to a process at a time
+SEED_S = 300.0  # a seed takes some hundredths of a second; beyond, something works on and on
 
 
 def read_seeds(text: str) -> list[int]:
@@ -68,15 +71,39 @@ def _begin() -> None:
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory(), processors=[lambda *_: ""])
 
 
+class Endless(BaseException):
+    """A seed did not end. No Exception: an engine goes on after a campaign that raises one."""
+
+
 def _one(job: tuple[int, frozenset[str], bool]) -> "Outcome":
     from tidings.simulation.run import Outcome, run_seed
     from tidings.simulation.world import Violation
 
     seed, kinds, telling = job
     try:
-        return run_seed(seed, load_source(), kinds, telling=telling)
-    except Exception as error:
+        with _ending_after(SEED_S):
+            return run_seed(seed, load_source(), kinds, telling=telling)
+    except (Exception, Endless) as error:
         return Outcome(seed, [Violation("simulator", f"{type(error).__name__}: {error}")])
+
+
+@contextlib.contextmanager
+def _ending_after(seconds: float) -> Iterator[None]:
+    """Raise `Endless` in a block that takes longer, each second anew: a task that is only one of many may eat it."""
+    if not hasattr(signal, "setitimer"):  # on Windows such a seed is ended by hand
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise Endless(f"did not end within {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _outcomes(jobs: list[tuple[int, frozenset[str], bool]], processes: int) -> Iterator["Outcome"]:
