@@ -64,6 +64,7 @@ def pure_replay(partition: int, log: Log, plans: list[Plan] | None) -> tuple[Sai
     """Run the core alone over a log, record by record. The list: the messages, each with its place in the log."""
     store = MemoryStore()
     engine = PartitionEngine(partition, store, campaigns=plans)
+    engine.breathe = lambda: None  # in Python, so that an engine that works for ever can be ended by a signal
     said: Said = {topic: [] for topic in TOPICS}
     sent: list[Json] = []
     for place, r in enumerate(log.records):  # offsets have holes
