@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -23,7 +24,7 @@ from confluent_kafka.cimpl import NewTopic
 from agents.topics import ATTRIBUTIONS, BY_NAME, CHANGELOG, COMMANDS, DEAD_LETTERS, DECISIONS, EVENTS
 from benchmarks import calibration
 from benchmarks.harness import ROOT, Row, Scale
-from benchmarks.peer_homes import PEERS, Peer
+from benchmarks.peer_homes import HOMES, PEERS, Peer
 from benchmarks.replay_speed import LATENESS_MS, PATTERN, WITHIN_MS, expected
 from benchmarks.workload import START_MS, W_SPAN_MS, w
 from schemas.codec import encode_event
@@ -209,8 +210,7 @@ def watch(
     try:
         while len(found) < count and time.monotonic() < until and not (found and time.monotonic() > last + QUIET_S):
             if process.poll() is not None:
-                tail = (place / "out.log").read_text(errors="replace").strip().splitlines()[-3:]
-                raise StateError(f"beside_peers: it ended by itself (it said: {' | '.join(tail)})")
+                raise _failed("it ended by itself", place)
             messages = consumer.consume(10_000, 0.1)
             for message in messages:
                 if message.error() is None:
@@ -221,8 +221,16 @@ def watch(
     finally:
         consumer.close()
     if not found:
-        raise StateError(f"beside_peers: no command came in {WAIT_S:.0f} s; see its log")
+        raise _failed(f"no command came in {WAIT_S:.0f} s", place)
     return found, last
+
+
+def _failed(what: str, place: Path) -> StateError:
+    """Keep what the engine said: the first cause stands far above its last lines."""
+    shutil.copyfile(place / "out.log", kept := HOMES / "failed.log")
+    said = kept.read_text(errors="replace").strip().splitlines()
+    cause = next((line for line in reversed(said) if line.startswith("Caused by")), "".join(said[-1:]))
+    return StateError(f"{what} (it said: {cause[:300]}); its whole log is in {kept.relative_to(ROOT)}")
 
 
 def row(name: str, full: Log, head: Log, runs: list[tuple[Run, Run, float]], ours: Sequence[float]) -> Row:
@@ -247,7 +255,7 @@ def row(name: str, full: Log, head: Log, runs: list[tuple[Run, Run, float]], our
 
 
 def run(scale: Scale) -> list[Row]:
-    """Measure; peers whose programs are not on PATH are left out and named."""
+    """Measure; peers that fail, or whose programs are not on PATH, are left out and named."""
     peers = [peer for peer in PEERS if not peer.missing()]
     for peer in peers:
         scale.progress(0.0, f"installing {peer.name}")
@@ -266,22 +274,32 @@ def run(scale: Scale) -> list[Row]:
         taken: dict[str, list[tuple[Run, Run, float]]] = {}
         starts: dict[str, Run] = {}
         cases: list[Peer | None] = [None, *peers]
+        failed: dict[str, str] = {}
         for turn in range(scale.runs):
-            for number, engine in enumerate(cases):
+            for number, engine in enumerate(list(cases)):
                 name = OURS if engine is None else engine.name
                 scale.progress(0.05 + 0.95 * (turn + number / len(cases)) / scale.runs, name)
                 log = slow if engine is not None and engine.slow else full
-                if not turn:
-                    starts[name] = measure(short.bootstrap, head, engine, {EVENTS})
-                small = starts[name]
-                step = calibration.step_us()
-                big = measure(whole.bootstrap, log, engine, {EVENTS, slow.topic})
+                try:
+                    if not turn:
+                        starts[name] = measure(short.bootstrap, head, engine, {EVENTS})
+                    small = starts[name]
+                    step = calibration.step_us()
+                    big = measure(whole.bootstrap, log, engine, {EVENTS, slow.topic})
+                except StateError as error:
+                    if engine is None:
+                        raise
+                    cases.remove(engine)  # the others' turns go on; the table names it
+                    taken.pop(name, None)
+                    failed[name] = str(error)
+                    continue
                 taken.setdefault(name, []).append((big, small, (step + calibration.step_us()) / 2))
         items = full.records - head.records
         ours = [(big.cpu_s - small.cpu_s) / items * 1e6 for big, small, _ in taken[OURS]]
         slow_peers = {peer.name for peer in peers if peer.slow}
         rows = [row(name, slow if name in slow_peers else full, head, runs, ours) for name, runs in taken.items()]
+    rows += [Row(case=name, unit="event", more={"failed": why}) for name, why in failed.items()]
     for left_out in (peer for peer in PEERS if peer.missing()):
-        why: dict[str, float | int | str] = {"left out, not on PATH": ", ".join(left_out.missing())}
-        rows.append(Row(case=left_out.name, unit="event", more=why))
+        missing = ", ".join(left_out.missing())
+        rows.append(Row(case=left_out.name, unit="event", more={"left out, not on PATH": missing}))
     return rows
