@@ -272,12 +272,12 @@ class RecordSink:
             self._lanes[place.topic, place.partition] = Lane(place.topic, place.partition, redo)
             if place.offset < 0:
                 place.offset = OFFSET_BEGINNING
-        consumer.assign(committed)
-        # librdkafka keeps a pause over a rebalance: one that began in an outage that is over would last for ever.
-        (consumer.pause if self.counters.outage else consumer.resume)(committed)
+        consumer.assign(committed)  # nothing is paused or resumed here: librdkafka may drop its own start over it
         log.info("sink_assigned", partitions=len(committed))
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # librdkafka keeps a pause over a rebalance: one that began in an outage that is over would last for ever.
+        consumer.resume(partitions)
         # What is in hand is dropped: the next owner starts at the commit, and repeats an announced range exactly.
         for place in partitions:
             self._lanes.pop((place.topic, place.partition), None)
@@ -434,8 +434,11 @@ class RecordSink:
         self._attempt, self.counters.outage = 0, False
 
     def _wait(self) -> None:
-        """Stay a live member of the group while nothing may be fetched."""
-        self._take(self._consumer.consume(1, min(POLL_SECONDS, max(0.0, self._retry_at - time.monotonic()))))
+        """Stay a live member of the group while nothing may be fetched; what a rebalance brought stops as it speaks."""
+        messages = self._consumer.consume(1, min(POLL_SECONDS, max(0.0, self._retry_at - time.monotonic())))
+        self._take(messages)
+        if any(message.error() is None for message in messages):
+            self._consumer.pause(self._consumer.assignment())
 
     # ------------------------------------------------------------ telling
 

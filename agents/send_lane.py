@@ -151,17 +151,14 @@ class Delivery:
             if room <= 0:
                 # Full for a while: the provider is slow or away. Nothing more is read, but rebalances are still served.
                 if not paused:
-                    await self._reader.pause(self._running())
+                    await self._reader.hold(True)
                     paused = True
                 self._begin(await self._reader.read(1, 0.05))
                 continue
             if paused:
-                await self._reader.resume(self._running())
+                await self._reader.hold(False)
                 paused = False
             self._begin(await self._reader.read(min(room, READ_MAX), 0.1))
-
-    def _running(self) -> list[int]:
-        return [part.number for part in self._parts.values() if part.start >= 0]
 
     def _room(self) -> int:
         if self._parked() >= self._limits.parked:

@@ -173,7 +173,7 @@ _PERMANENT = frozenset(
 
 
 class CommandReader:
-    """A consumer of one topic. New partitions are paused until `begin`; `revoked` is awaited before they are given up.
+    """A consumer of one topic. New partitions give nothing until `begin`; before one is given up `revoked` is awaited.
 
     `confirmed_at` is the monotonic time at which we asked for the last commit that the group's coordinator accepted. A
     worker that was stopped for longer than the session (SIGSTOP, a sleeping laptop) finds it too old, and waits for a
@@ -181,6 +181,9 @@ class CommandReader:
 
     The client is called in the reader's own thread alone. confluent-kafka lets one thread at a time into a consumer: a
     call from the loop waits until `consume` returns, and that may be waiting, in a rebalance, for the loop.
+
+    A partition is paused, sought or resumed only once it has given a record. librdkafka numbers such calls, and drops
+    its own start of a partition as outdated if one of them is numbered in between: nothing is ever read of it then.
     """
 
     def __init__(
@@ -202,7 +205,12 @@ class CommandReader:
         self._loop = asyncio.get_running_loop()
         self._generation = 0
         self._wanted: Mapping[int, int] = {}  # to commit at the next read
-        self._asked: dict[str, float] = {}  # when, monotonic, by the number of the commit; of this assignment alone
+        self._held = False
+        # Of this assignment alone, as are `_asked`:
+        self._begun: set[int] = set()  # partitions that may be read on
+        self._started: set[int] = set()  # that gave a record
+        self._ahead: set[int] = set()  # that gave records before they were begun
+        self._asked: dict[str, float] = {}  # when, monotonic, by the number of the commit
         self._commits = 0
         self._reading = ThreadPoolExecutor(1, "delivery-read")
         self._consumer = Consumer(
@@ -242,10 +250,7 @@ class CommandReader:
         return await self._loop.run_in_executor(self._reading, self._start_offset, partition)
 
     async def begin(self, partition: int, offset: int) -> None:
-        """Read a new partition from here on, unless the group rebalances before.
-
-        What `read` returned of it earlier is to be thrown away, and comes again: librdkafka may lose the pause that
-        follows an assignment, where its start crosses that pause.
+        """Read a new partition from its start offset on, unless the group rebalances before.
 
         Raises:
             KafkaException: the broker refuses us.
@@ -254,13 +259,12 @@ class CommandReader:
         while not await self._loop.run_in_executor(self._reading, self._begin_at, partition, offset, generation):
             await asyncio.sleep(0.05)
 
-    async def resume(self, partitions: Iterable[int]) -> None:
-        """Read on from these partitions, unless the group rebalances before: then they must be restored again."""
-        await self._loop.run_in_executor(self._reading, self._switch, list(partitions), True, self._generation)
+    async def hold(self, held: bool) -> None:
+        """Read nothing, or read on; what was fetched ahead is dropped and fetched again.
 
-    async def pause(self, partitions: Iterable[int]) -> None:
-        """Stop reading from these partitions; what was fetched ahead is dropped and fetched again."""
-        await self._loop.run_in_executor(self._reading, self._switch, list(partitions), False, self._generation)
+        A partition that has given nothing before may give a few records yet.
+        """
+        await self._loop.run_in_executor(self._reading, self._hold, held)
 
     async def close(self) -> None:
         """Leave the group; `revoked` is awaited for what is owned."""
@@ -277,10 +281,28 @@ class CommandReader:
         messages = [] if first is None else [first]
         if messages and limit > 1:
             messages += self._consumer.consume(limit - 1, 0)
-        if generation != self._generation:
-            # All of it is from before the rebalance: partitions taken since are paused. It will be read again.
+        found = good_messages(messages)
+        if generation != self._generation:  # all of it is read again: from before the rebalance or from right after
+            self._ahead.update(number for message in found if (number := message.partition()) is not None)
             return []
-        return good_messages(messages)
+        return self._let_through(found)
+
+    def _let_through(self, messages: list[Message]) -> list[Message]:
+        """Keep back what has not begun, and stop what may not be read on."""
+        found = {number for message in messages if (number := message.partition()) is not None}
+        fresh = found - self._started
+        if fresh:
+            self._started |= fresh
+            if stopped := {number for number in fresh if self._held or number not in self._begun}:
+                self._consumer.pause(self._places(stopped))
+        early = found - self._begun
+        if not early:
+            return messages
+        self._ahead |= early
+        return [message for message in messages if message.partition() in self._begun]
+
+    def _places(self, partitions: Iterable[int]) -> list[TopicPartition]:
+        return [TopicPartition(self._topic, partition) for partition in partitions]
 
     def _commit_wanted(self) -> None:
         now = time.monotonic()
@@ -320,29 +342,31 @@ class CommandReader:
     def _begin_at(self, partition: int, offset: int, generation: int) -> bool:
         if generation != self._generation or partition not in self.owned:
             return True
-        place = TopicPartition(self._topic, partition, offset)
-        try:
-            self._consumer.seek(place)
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError._STATE:  # noqa: SLF001 its own name
-                return False  # the client has not started: it asks the group first for the place we know
-            raise
-        self._consumer.resume([place])
+        if partition in self._ahead:
+            try:
+                self._consumer.seek(TopicPartition(self._topic, partition, offset))
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError._STATE:  # noqa: SLF001 its own name
+                    return False  # read before a rebalance, and since then not started again
+                raise
+            self._ahead.discard(partition)
+        # Else the client itself asks the group for the place, which is `offset`, and has not gone beyond it.
+        self._begun.add(partition)
+        if partition in self._started and not self._held:
+            self._consumer.resume(self._places((partition,)))
         return True
 
-    def _switch(self, partitions: Sequence[int], on: bool, generation: int) -> None:
-        if generation != self._generation:
-            return
-        places = [TopicPartition(self._topic, p) for p in partitions if p in self.owned]
-        if places:
-            (self._consumer.resume if on else self._consumer.pause)(places)
+    def _hold(self, held: bool) -> None:
+        self._held = held
+        if places := self._places(self._begun & self._started):
+            (self._consumer.pause if held else self._consumer.resume)(places)
 
     def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         self._generation += 1
         self._asked, self.committed, self._wanted = {}, {}, {}
+        self._begun, self._started, self._ahead = set(), set(), set()
         self.owned = {place.partition for place in places}
         consumer.assign(places)
-        consumer.pause(places)
         self._loop.call_soon_threadsafe(self._assigned, sorted(self.owned))
 
     def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
@@ -358,18 +382,24 @@ class CommandReader:
                 consumer.commit(offsets=places, asynchronous=False)
             except KafkaException as error:  # the next owner reads some of it again, and finds it done
                 log.info("delivery.commit-refused", error=error.args[0].name())
-        self.owned -= set(partitions)
+        self._give_up(partitions)
         self._wanted = {}  # older than what was just committed
-        self.confirmed_at = float("-inf")
 
     def _on_lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         """We were given up for dead: another worker may own these already, so there is nothing to commit."""
         self._generation += 1
         self._asked = {}  # no answer from before counts
         partitions = [place.partition for place in places]
-        self.owned -= set(partitions)
-        self.confirmed_at = float("-inf")
+        self._give_up(partitions)
         asyncio.run_coroutine_threadsafe(_as_coroutine(self._revoked(partitions)), self._loop).result()
+
+    def _give_up(self, partitions: Sequence[int]) -> None:
+        self.owned -= set(partitions)
+        self._begun -= set(partitions)
+        self.confirmed_at = float("-inf")
+        # A pause would be kept until the partition comes back, and then nobody knows of it.
+        if paused := self._places(self._started.intersection(partitions)):
+            self._consumer.resume(paused)
 
 
 def good_messages(messages: Iterable[Message]) -> list[Message]:

@@ -52,18 +52,21 @@ async def test_an_outbox_that_had_nothing_to_wait_for_takes_up_answers_again() -
 
 
 class Threads:
-    """Stands before a consumer and notes which threads call it."""
+    """Stands before a consumer and notes which threads call it, and how it is told to go about partitions."""
 
     def __init__(self) -> None:
         self.calls: dict[str, set[int]] = {}
+        self.told: list[tuple[str, list[int]]] = []  # what was said of partitions, in order
 
     def __call__(self, config: dict[str, Any]) -> Any:
-        calls, real = self.calls, Consumer(config)
+        calls, told, real = self.calls, self.told, Consumer(config)
 
         class Noting:
             def __getattr__(self, name: str) -> Any:
                 def call(*args: Any, **more: Any) -> Any:
                     calls.setdefault(name, set()).add(threading.get_ident())
+                    if name in ("pause", "resume", "seek"):
+                        told.append((name, [p.partition for p in (args[0] if name != "seek" else args)]))
                     return getattr(real, name)(*args, **more)
 
                 return call
@@ -101,6 +104,13 @@ class Member:
             self.found += await self.reader.read(10, self.wait_s)
 
 
+def write(broker: MemoryBroker, partition: int, *values: bytes) -> None:
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "log_level": 0})
+    for value in values:
+        producer.produce(TOPIC, value, partition=partition)
+    assert producer.flush(10) == 0
+
+
 @asynccontextmanager
 async def group() -> AsyncIterator[tuple[MemoryBroker, Member]]:
     """A broker with a topic of two partitions, and a member that owns both."""
@@ -124,17 +134,63 @@ async def test_the_client_is_called_in_one_thread_alone(monkeypatch: pytest.Monk
     """A call from the loop waits for `consume`, and that waits for the loop in a rebalance: both for ever."""
     threads = Threads()
     monkeypatch.setattr(send_log, "Consumer", threads)
-    async with group() as (_, member):
+    async with group() as (broker, member):
         reader = member.reader
         assert await reader.start_offset(0) == 0
         reader.commit({0: 0, 1: 0})
         await until(lambda: reader.committed == {0: 0, 1: 0})
-        await reader.resume([0, 1])
-        await reader.pause([0, 1])
+        write(broker, 0, b"x")
+        await until(lambda: reader._ahead)
+        await reader.begin(0, 0)
+        await until(lambda: member.found)
+        await reader.hold(True)
     subscribed = threads.calls.pop("subscribe")  # at the beginning, before anybody consumes
     assert subscribed == {threading.get_ident()}
-    assert {"poll", "commit", "committed", "resume", "pause", "close"} <= threads.calls.keys()
+    assert {"poll", "commit", "committed", "resume", "pause", "seek", "close"} <= threads.calls.keys()
     assert len(set.union(*threads.calls.values())) == 1
+
+
+async def test_a_partition_that_gave_nothing_yet_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """librdkafka would drop its own start of it as outdated, one time in some hundred, and never read it."""
+    noting = Threads()
+    monkeypatch.setattr(send_log, "Consumer", noting)
+    async with group() as (broker, member):
+        await member.reader.begin(0, 0)
+        await member.reader.hold(True)
+        await member.reader.begin(1, 0)
+        await member.reader.hold(False)
+        other = Member(broker)
+        await until(lambda: len(member.reader.owned) == len(other.reader.owned) == 1)
+        await other.close()
+        await until(lambda: member.reader.owned == {0, 1})
+        assert noting.told == []
+        write(broker, 0, b"0")
+        await until(lambda: member.reader._ahead == {0})
+        assert noting.told == [("pause", [0])]
+        await member.reader.begin(0, 0)
+        await until(lambda: member.found)
+        assert noting.told == [("pause", [0]), ("seek", [0]), ("resume", [0])]
+    assert noting.told[3:] == [("resume", [0])]  # as it is given up
+
+
+async def test_what_is_held_gives_nothing_until_it_is_let_go() -> None:
+    async with group() as (broker, member):
+        for partition in (0, 1):
+            await member.reader.begin(partition, 0)
+        write(broker, 0, b"0")
+        await until(lambda: len(member.found) == 1)
+        await member.reader.hold(True)
+        write(broker, 0, *[b"more"] * 100)
+        write(broker, 1, *[b"first"] * 100)
+        await until(lambda: len(member.found) > 1)  # of the partition that nobody could stop before it spoke
+        held = len(member.found)
+        assert held <= 11 and {message.partition() for message in member.found[1:]} == {1}
+        for _ in range(10):
+            await member.reader.start_offset(0)  # after a read
+        assert len(member.found) == held
+        await member.reader.hold(False)
+        await until(lambda: len(member.found) == 201)
+        assert [message.offset() for message in member.found if message.partition() == 1] == list(range(100))
 
 
 async def test_a_commit_asked_for_while_partitions_are_given_up_holds_nobody_up() -> None:
@@ -152,21 +208,20 @@ async def test_a_partition_is_not_read_on_by_a_word_from_before_a_rebalance() ->
     async with group() as (broker, member):
         late: list[asyncio.Task[None]] = []
         member.wait_s = 3.0  # long enough for both halves of a rebalance: the word comes after them
-        member.revoking = lambda: late.append(asyncio.create_task(member.reader.resume([0, 1])))
+        begin = member.reader.begin
+        member.revoking = lambda: late.extend(asyncio.create_task(begin(p, 0)) for p in (0, 1))
         other = Member(broker)
         await until(lambda: len(member.reader.owned) == len(other.reader.owned) == 1)
         await other.close()
         await until(lambda: member.reader.owned == {0, 1})
         await asyncio.gather(*late)
         member.wait_s = 0.5
-        producer = Producer({"bootstrap.servers": broker.bootstrap, "log_level": 0})
         for partition in (0, 1):
-            producer.produce(TOPIC, b"x", partition=partition)
-        assert producer.flush(10) == 0
-        for _ in range(2):
-            await member.reader.start_offset(0)  # after a read that would have brought them
+            write(broker, partition, b"x")
+        await until(lambda: member.reader._ahead == {0, 1})
         assert member.found == []
-        await member.reader.resume([0, 1])
+        for partition in (0, 1):
+            await member.reader.begin(partition, 0)
         await until(lambda: len(member.found) == 2)
 
 
@@ -193,12 +248,8 @@ async def test_a_late_answer_counts_from_when_its_own_request_was_made() -> None
 
 async def test_a_partition_is_begun_at_its_offset_whatever_was_read_before() -> None:
     async with group() as (broker, member):
-        producer = Producer({"bootstrap.servers": broker.bootstrap, "log_level": 0})
-        for value in (b"0", b"1", b"2"):
-            producer.produce(TOPIC, value, partition=0)
-        assert producer.flush(10) == 0
-        await member.reader.resume([0])  # as if its pause had been lost
-        await until(lambda: len(member.found) == 3)
+        write(broker, 0, b"0", b"1", b"2")
+        await until(lambda: member.reader._ahead)
         await member.reader.begin(0, 1)
-        await until(lambda: len(member.found) == 5)
-        assert [message.value() for message in member.found] == [b"0", b"1", b"2", b"1", b"2"]
+        await until(lambda: len(member.found) == 2)
+        assert [message.value() for message in member.found] == [b"1", b"2"]
