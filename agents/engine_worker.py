@@ -124,22 +124,26 @@ class PartitionTask:
 
     async def _compute(self) -> None:
         while True:
-            events = [await self._incoming.get()]
-            if self.closing:
-                self._let_go(events[0])
-                continue
-            await self._slots.acquire()
-            await self._worker.turn.acquire()
-            try:
-                began = time.perf_counter()
-                epoch = self.engine.run(self._records(self._pile_up(events)))
-            finally:  # by the loop's next turn: what is sent below need not wait for it
-                asyncio.get_running_loop().call_soon(self._worker.turn.release)
-            await self._worker.lease.granted()
-            outputs = await self._worker.outbox.send(epoch)
-            if failpoints.hit is not None:
-                failpoints.hit(failpoints.OUTPUTS_SENT)
-            self._flights.put_nowait(Flight(epoch, events, outputs, began))
+            await self._compute_epoch(await self._incoming.get())
+
+    async def _compute_epoch(self, event: Any) -> None:
+        """Compute one epoch. In a frame of its own, as `_land_epoch`: else a quiet partition keeps its last one."""
+        if self.closing:
+            self._let_go(event)
+            return
+        events = [event]
+        await self._slots.acquire()
+        await self._worker.turn.acquire()
+        try:
+            began = time.perf_counter()
+            epoch = self.engine.run(self._records(self._pile_up(events)))
+        finally:  # by the loop's next turn: what is sent below need not wait for it
+            asyncio.get_running_loop().call_soon(self._worker.turn.release)
+        await self._worker.lease.granted()
+        outputs = await self._worker.outbox.send(epoch)
+        if failpoints.hit is not None:
+            failpoints.hit(failpoints.OUTPUTS_SENT)
+        self._flights.put_nowait(Flight(epoch, events, outputs, began))
 
     def _pile_up(self, events: list[Any]) -> list[Any]:
         """Add to a batch what piled up behind it: one epoch.
@@ -155,38 +159,40 @@ class PartitionTask:
         return events
 
     async def _land(self) -> None:
-        metrics = self._worker.metrics
         while True:
-            flight = await self._flights.get()
-            epoch = flight.epoch
-            # I2: outputs acked before the changelog is sent. A crash in between repeats them with the same ids.
-            for sent in flight.outputs:
-                await sent.acked
-            if failpoints.hit is not None:
-                failpoints.hit(failpoints.OUTPUTS_ACKED)
-            metrics.commands_acked((command.caused_at_ms for command in epoch.commands), self._worker.wall_ms())
-            # I3: changelog acked before the local write. A crash in between: recovery reads it back.
-            offset = await self._worker.outbox.send_changelog(epoch, self._worker.lease.granted)
-            if failpoints.hit is not None:
-                failpoints.hit(failpoints.CHANGELOG_ACKED)
-            # No await from here to the acks: a cancellation cannot come between the write and the acks.
-            if epoch.members or epoch.meta or epoch.hints:
-                self._store.write(epoch.members, epoch.meta, epoch.hints, offset)
-            if failpoints.hit is not None:
-                failpoints.hit(failpoints.WRITTEN)
-            self.engine.written(epoch)
-            for event in flight.events:
-                event.ack()
-                self._held.pop(id(event), None)
-            if failpoints.hit is not None:
-                failpoints.hit(failpoints.ACKED)
-            metrics.epoch_durable(epoch, len(flight.events), (time.perf_counter() - flight.began) * 1000)
-            self._slots.release()
-            foreign = self._place.wrote(offset, len(epoch.members) + len(epoch.meta))
-            if foreign is not None:
-                await self._repair(*foreign)
-            if not self._held:
-                self._idle.set()
+            await self._land_epoch(await self._flights.get())
+
+    async def _land_epoch(self, flight: Flight) -> None:
+        metrics = self._worker.metrics
+        epoch = flight.epoch
+        # I2: outputs acked before the changelog is sent. A crash in between repeats them with the same ids.
+        for sent in flight.outputs:
+            await sent.acked
+        if failpoints.hit is not None:
+            failpoints.hit(failpoints.OUTPUTS_ACKED)
+        metrics.commands_acked((command.caused_at_ms for command in epoch.commands), self._worker.wall_ms())
+        # I3: changelog acked before the local write. A crash in between: recovery reads it back.
+        offset = await self._worker.outbox.send_changelog(epoch, self._worker.lease.granted)
+        if failpoints.hit is not None:
+            failpoints.hit(failpoints.CHANGELOG_ACKED)
+        # No await from here to the acks: a cancellation cannot come between the write and the acks.
+        if epoch.members or epoch.meta or epoch.hints:
+            self._store.write(epoch.members, epoch.meta, epoch.hints, offset)
+        if failpoints.hit is not None:
+            failpoints.hit(failpoints.WRITTEN)
+        self.engine.written(epoch)
+        for event in flight.events:
+            event.ack()
+            self._held.pop(id(event), None)
+        if failpoints.hit is not None:
+            failpoints.hit(failpoints.ACKED)
+        metrics.epoch_durable(epoch, len(flight.events), (time.perf_counter() - flight.began) * 1000)
+        self._slots.release()
+        foreign = self._place.wrote(offset, len(epoch.members) + len(epoch.meta))
+        if foreign is not None:
+            await self._repair(*foreign)
+        if not self._held:
+            self._idle.set()
 
     async def _repair(self, first: int, end: int) -> None:
         """Write again what a worker that had this partition before overwrote in the changelog, see agents/audit.py."""

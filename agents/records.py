@@ -19,8 +19,8 @@ block whose token the new owner uses too. The nonce tells runs apart: after a to
 again at 0, and without it the new range 0-99 would be dropped as a repeat of the old one. Behind all this, tables
 keep one row per deterministic id.
 
-While ClickHouse is away nothing is fetched (partitions are paused), the member stays in its group, and the range in
-hand is tried again with growing pauses. Memory holds at most one cycle (`Limits`) and the client's fetch queue.
+While ClickHouse is away partitions are paused, the member stays in its group, and the range in hand is tried again with
+growing pauses. Memory holds at most one cycle (`Limits`) and the client's fetch queue.
 """
 
 import secrets
@@ -264,11 +264,8 @@ class RecordSink:
                 self.counters.repeated_ranges += 1
                 log.info(
                     "sink_range_repeated",
-                    topic=place.topic,
-                    partition=place.partition,
-                    first=redo.first,
-                    last=redo.last,
-                )
+                    topic=place.topic, partition=place.partition, first=redo.first, last=redo.last,
+                )  # fmt: skip
             self._lanes[place.topic, place.partition] = Lane(place.topic, place.partition, redo)
             if place.offset < 0:
                 place.offset = OFFSET_BEGINNING
@@ -294,7 +291,7 @@ class RecordSink:
         room = (self._limits.size_bytes - sum(lane.size_bytes for lane in ready)) // self._mean_bytes
         self._take(self._consumer.consume(max(1, min(FETCH_COUNT, rows, room)), POLL_SECONDS))
 
-    def _take(self, messages: list[Message]) -> None:
+    def _take(self, messages: list[Message]) -> int:
         now = time.monotonic()
         taken = 0
         for message in messages:
@@ -311,6 +308,7 @@ class RecordSink:
             lane.add(record, size_bytes, now)
         if taken:
             self._mean_bytes = max(RECORD_OVERHEAD_BYTES, taken // len(messages))
+        return taken
 
     def _complain(self, error: KafkaError) -> None:
         if error.code() not in (KafkaError._PARTITION_EOF, KafkaError.UNKNOWN_TOPIC_OR_PART):  # noqa: SLF001 - its public name
@@ -435,9 +433,7 @@ class RecordSink:
 
     def _wait(self) -> None:
         """Stay a live member of the group while nothing may be fetched; what a rebalance brought stops as it speaks."""
-        messages = self._consumer.consume(1, min(POLL_SECONDS, max(0.0, self._retry_at - time.monotonic())))
-        self._take(messages)
-        if any(message.error() is None for message in messages):
+        if self._take(self._consumer.consume(1, min(POLL_SECONDS, max(0.0, self._retry_at - time.monotonic())))):
             self._consumer.pause(self._consumer.assignment())
 
     # ------------------------------------------------------------ telling
