@@ -145,7 +145,8 @@ class Share:
         is never written over, counts only up to the applied offset, and is removed an epoch after it was given up.
         """
         changes: dict[bytes, bytes | None] = {_key(offset): None for offset in self._removable}
-        self._removable, self._gone = self._gone, []
+        # An offset may have been given up and taken again by one record: two messages of one member at one address.
+        self._removable, self._gone = [offset for offset in self._gone if offset not in self._names], []
         for offset in sorted(self._fresh):
             rows = [[name, *self.addresses[name][:2]] for name in sorted(self._names.get(offset, ()))]
             if rows:
