@@ -140,7 +140,6 @@ class Delivery:
     # ------------------------------------------------------------ reading
 
     async def _read_until(self, stop: asyncio.Event) -> None:
-        paused = False
         while not stop.is_set() and self._failure is None:
             room = self._room()
             if room <= 0:
@@ -150,14 +149,12 @@ class Delivery:
                 room = self._room()
             if room <= 0:
                 # Full for a while: the provider is slow or away. Nothing more is read, but rebalances are still served.
-                if not paused:
+                if not self._reader.held:
                     await self._reader.hold(True)
-                    paused = True
                 self._begin(await self._reader.read(1, 0.05))
                 continue
-            if paused:
+            if self._reader.held:
                 await self._reader.hold(False)
-                paused = False
             self._begin(await self._reader.read(min(room, READ_MAX), 0.1))
 
     def _room(self) -> int:

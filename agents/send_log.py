@@ -197,6 +197,7 @@ class CommandReader:
         config = {"session.timeout.ms": SESSION_TIMEOUT_MS, "queued.max.messages.kbytes": 16_384, **kafka}
         self.session_s = int(config["session.timeout.ms"]) / 1000
         self.confirmed_at = float("-inf")
+        self.held = False  # nothing is to be read
         self.owned: set[int] = set()
         self.committed: dict[int, int] = {}
         self._topic = topic
@@ -205,7 +206,6 @@ class CommandReader:
         self._loop = asyncio.get_running_loop()
         self._generation = 0
         self._wanted: Mapping[int, int] = {}  # to commit at the next read
-        self._held = False
         # Of this assignment alone, as are `_asked`:
         self._begun: set[int] = set()  # partitions that may be read on
         self._started: set[int] = set()  # that gave a record
@@ -293,7 +293,7 @@ class CommandReader:
         fresh = found - self._started
         if fresh:
             self._started |= fresh
-            if stopped := {number for number in fresh if self._held or number not in self._begun}:
+            if stopped := {number for number in fresh if self.held or number not in self._begun}:
                 self._consumer.pause(self._places(stopped))
         early = found - self._begun
         if not early:
@@ -352,12 +352,12 @@ class CommandReader:
             self._ahead.discard(partition)
         # Else the client itself asks the group for the place, which is `offset`, and has not gone beyond it.
         self._begun.add(partition)
-        if partition in self._started and not self._held:
+        if partition in self._started and not self.held:
             self._consumer.resume(self._places((partition,)))
         return True
 
     def _hold(self, held: bool) -> None:
-        self._held = held
+        self.held = held
         if places := self._places(self._begun & self._started):
             (self._consumer.pause if held else self._consumer.resume)(places)
 

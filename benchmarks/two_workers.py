@@ -52,7 +52,9 @@ def work_off(bootstrap: str, log: Log, workers: int) -> Run:
             command = [sys.executable, "-m", "benchmarks.program", "worker_rate", bootstrap, str(place), PATTERN]
             command += ["0", str(SESSION_S)]
             processes.append(stack.enter_context(started(command, place)))
-        found, last = watch(bootstrap, COMMANDS, len(log.due_bounded), processes[0], Path(temporary) / "0")
+        found, last = watch(
+            bootstrap, COMMANDS, len(log.due_bounded), processes[0], Path(temporary) / "0", "one of ours"
+        )
         taken = [used(process.pid) for process in processes]
     if found != log.due_bounded:
         raise StateError(

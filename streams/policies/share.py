@@ -123,6 +123,11 @@ class Share:
             del self._names[known[2]]
             self._gone.append(known[2])
 
+    def _given_up(self) -> list[int]:
+        """Take the offsets that no address is left of. One may be given up and taken again by the same record."""
+        gone, self._gone = self._gone, []
+        return [offset for offset in gone if offset not in self._names]
+
     # ------------------------------------------------------------ what must outlive the process
 
     def packed(self) -> list[Any]:
@@ -145,8 +150,7 @@ class Share:
         is never written over, counts only up to the applied offset, and is removed an epoch after it was given up.
         """
         changes: dict[bytes, bytes | None] = {_key(offset): None for offset in self._removable}
-        # An offset may have been given up and taken again by one record: two messages of one member at one address.
-        self._removable, self._gone = [offset for offset in self._gone if offset not in self._names], []
+        self._removable = self._given_up()
         for offset in sorted(self._fresh):
             rows = [[name, *self.addresses[name][:2]] for name in sorted(self._names.get(offset, ()))]
             if rows:
@@ -163,8 +167,7 @@ class Share:
                 self._forget(name)
                 self.addresses[name] = [clock_ms, member_id, offset]
                 self._names.setdefault(offset, set()).add(name)
-        self._removable += [offset for offset in self._gone if offset not in self._names]
-        self._gone = []
+        self._removable += self._given_up()
         return [tuple(row) for row in _unpack(meta[META_SHARE]) if row[0] > applied] if META_SHARE in meta else []
 
 

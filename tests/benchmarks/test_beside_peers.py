@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from agents.topics import EVENTS
-from benchmarks.beside_peers import fill, measure
+from benchmarks import beside_peers
+from benchmarks.beside_peers import failed, fill, measure
 from benchmarks.peer_homes import HERE, PEERS
 from benchmarks.workload import w
 from tidings.brokers import LocalBroker
@@ -32,3 +33,15 @@ def test_a_peers_lock_pins_every_package_by_hash_and_names_no_host(name: str) ->
     assert packages
     assert all(re.search(rf"^{re.escape(package)} .*\\\n\s+--hash=sha256:", text, re.M) for package in packages)
     assert "://" not in text
+
+
+def test_an_engine_that_fails_is_named_with_its_root_cause_and_its_log_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beside_peers, "HOMES", homes := tmp_path / "not" / "there")
+    (said := tmp_path / "out.log").write_text("Job failed\nCaused by: outer\nCaused by: no zstd\n\tat some.place\n")
+    error = str(failed("Flink SQL (PyFlink)", "it ended by itself", said))
+    assert error.startswith("Flink SQL (PyFlink): it ended by itself (it said: Caused by: no zstd)")
+    assert (homes / "flink-sql-pyflink.log").read_text() == said.read_text()
+    said.write_text("")
+    assert "(it said: )" in str(failed("Tidings", "no command came in 900 s", said))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from schemas.ids import command_id
-from tests.oracle.evaluate import Read
+from tests.oracle.definitions import Read
 from tests.oracle.language import span_ms
 
 if TYPE_CHECKING:

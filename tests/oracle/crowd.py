@@ -19,7 +19,7 @@ import yaml
 
 from schemas.ids import command_id
 from tests.oracle.cascades import Cascade
-from tests.oracle.evaluate import Read
+from tests.oracle.definitions import Read
 from tests.oracle.journeys import Entry, chosen, named, walk_steps
 from tests.oracle.language import read_campaign, span_ms
 from tests.oracle.life import KINDS, STEP_MS, LifeFollower, LifeWalk, Stands, walk_of

@@ -10,7 +10,8 @@ from zoneinfo import ZoneInfo
 
 import yaml
 
-from tests.oracle.evaluate import Read, Walk
+from tests.oracle.definitions import Read
+from tests.oracle.evaluate import Walk
 from tests.oracle.policies import (
     Message,
     Rules,

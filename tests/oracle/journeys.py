@@ -19,7 +19,8 @@ from zoneinfo import ZoneInfo
 
 from schemas.ids import command_id, h128, instance_id
 from tests.oracle.cascades import Cascade
-from tests.oracle.evaluate import EPOCH, Instance, Read, Walk, has
+from tests.oracle.definitions import EPOCH, Read, has
+from tests.oracle.evaluate import Instance, Walk
 from tests.oracle.language import Plan, Scope, Step, flat, read_campaign, read_expression, read_pattern, span_ms
 
 DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")

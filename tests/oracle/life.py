@@ -18,7 +18,8 @@ from typing import Any
 from schemas.ids import command_id
 from tests.oracle.cascade_cases import cascade_case
 from tests.oracle.cascades import Cascade
-from tests.oracle.evaluate import Instance, Match, Read, time_ms
+from tests.oracle.definitions import Read, time_ms
+from tests.oracle.evaluate import Instance, Match
 from tests.oracle.flows import flow_case
 from tests.oracle.generate import ATTRIBUTES
 from tests.oracle.journeys import Entry, EntryWalk, Follower, chosen, named, walk_steps

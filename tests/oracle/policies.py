@@ -13,7 +13,8 @@ from zoneinfo import ZoneInfo
 
 from schemas.address import address_digest
 from schemas.ids import h128
-from tests.oracle.evaluate import Instance, Read, Walk
+from tests.oracle.definitions import Read
+from tests.oracle.evaluate import Instance, Walk
 from tests.oracle.language import read_campaign
 
 MINUTE_MS = 60_000

@@ -8,7 +8,7 @@ from streams.explain import explain
 from streams.narrate import narrate
 from streams.replay import read_log
 from tests.helpers.runs import HOUR, event, tick
-from tests.streams.policies.test_judge import (
+from tests.streams.policies.judging import (
     NIGHT,
     ORDER,
     T,

@@ -5,54 +5,24 @@ import pytest
 import yaml
 
 from streams.policies.groups import BUCKETS, bucket_of, in_control_group
-from streams.policies.load import load_policy
 from streams.policies.share import Share
 from streams.registry import META_CLOCK
-from streams.replay import read_log, replay
 from tables.codec import decode_member, encode_member
 from tables.member_state import Contacts, Member
-from tests.helpers.runs import DAY, HOUR, MINUTE, Durable, event, plan, tick
-
-T = 1_772_409_600_000  # Monday 2026-03-02T00:00Z
-ORDER, VIEW = "order.created", "catalog.product.viewed"
-
-
-def campaign(name="c", pattern=ORDER, **send):
-    made = {"campaign": name, "pattern": pattern, "send": {"channel": "email", "template": "t", **send}}
-    return plan(yaml.safe_dump(made))
-
-
-def policies(**keys):
-    policy, findings = load_policy(yaml.safe_dump(keys), "policies.yaml")
-    assert policy is not None, findings
-    return policy
-
-
-def member(at=T, who="m1", **data):
-    profile = {"email": f"{who}@shop.example", "phone": "7900", "consent": {"email": True, "sms": True}, **data}
-    return event("member.registered", at, f"r-{who}", who, **profile)
-
-
-def orders(count, step=MINUTE, start=T + HOUR, who="m1"):
-    return [event(ORDER, start + n * step, f"{who}-o{n}", who) for n in range(count)]
-
-
-def json_lines(events):
-    return [msgspec.json.encode(e) for e in events]
-
-
-def decisions(plans, policy, *events, batch=3):
-    return [
-        d for epoch in replay(read_log(json_lines(events)), plans, batch=batch, policy=policy) for d in epoch.decisions
-    ]
-
-
-def reasons(plans, policy, *events):
-    return [d.reason for d in decisions(plans, policy, *events)]
-
-
-SENT = "sent_to_delivery"
-
+from tests.helpers.runs import DAY, HOUR, MINUTE, Durable, event, tick
+from tests.streams.policies.judging import (
+    ORDER,
+    SENT,
+    VIEW,
+    T,
+    bounce,
+    campaign,
+    decisions,
+    member,
+    orders,
+    policies,
+    reasons,
+)
 
 # ---------------------------------------------------------------- consent
 
@@ -104,10 +74,6 @@ def test_transactional_messages_may_take_silence_for_consent_but_never_a_refusal
 
 
 # ---------------------------------------------------------------- dead addresses
-
-
-def bounce(at, kind="hard", **data):
-    return event("delivery.bounced", at, f"b{at}", channel="email", kind=kind, command_id="00" * 16, **data)
 
 
 def test_a_hard_bounce_ends_an_address_and_a_soft_one_does_not():
@@ -420,105 +386,3 @@ def test_what_the_arbiter_knows_is_the_last_field_and_records_of_format_3_lack_i
     back = decode_member("m", packed).contacts
     assert back is not None
     assert (back.sent, back.dead) == (knowing.contacts.sent, knowing.contacts.dead)
-
-
-# ---------------------------------------------------------------- held messages, journeys
-
-
-NIGHT = [{"from": "21:00", "to": "09:00"}]
-
-
-def test_a_message_in_quiet_hours_waits_on_the_members_wall_and_then_goes():
-    policy = policies(quiet_hours=NIGHT)
-    here, at = member(timezone="Europe/Moscow"), T + 19 * HOUR  # 22:00 in Moscow
-    free = T + 30 * HOUR  # 09:00 the next day
-    said = decisions([campaign()], policy, here, event(ORDER, at, "o"), tick(free - 1), tick(free))
-    assert [(d.outcome, d.reason, d.decided_at_ms) for d in said] == [
-        ("held", "quiet_hours", at),
-        ("eligible", SENT, free),
-    ]
-    assert said[0].inputs["until_ms"] == free
-    assert said[0].command_id == said[1].command_id
-
-
-def test_a_held_message_is_asked_for_again_with_everything():
-    policy = policies(quiet_hours=NIGHT)
-    at, free = T + 22 * HOUR, T + 33 * HOUR
-    off = event("consent.revoked", at + 1, "k", channel="email")
-    assert reasons([campaign()], policy, member(), event(ORDER, at, "o"), off, tick(free)) == [
-        "quiet_hours",
-        "no_consent",
-    ]
-    moved = event("member.updated", at + 1, "u", timezone="America/New_York")  # where it is 04:00 then
-    said = reasons([campaign()], policy, member(), event(ORDER, at, "o"), moved, tick(free), tick(free + 5 * HOUR))
-    assert said == ["quiet_hours", "quiet_hours", SENT]
-
-
-def test_what_would_wait_beyond_its_lifetime_is_not_held():
-    policy = policies(quiet_hours=NIGHT)
-    said = decisions([campaign(lifetime="2h")], policy, member(), event(ORDER, T + 22 * HOUR, "o"))
-    assert [(d.outcome, d.reason) for d in said] == [("suppressed", "expired")]
-
-
-def test_held_messages_compete_by_priority_when_the_night_is_over():
-    policy = policies(quiet_hours=NIGHT, caps=[{"limit": "1 per 1d"}])
-    plans = [campaign("a", priority=10), campaign("b", priority=90)]
-    night = event(ORDER, T + 22 * HOUR, "o")
-    said = {d.campaign: d.reason for d in decisions(plans, policy, member(), night, tick(T + 33 * HOUR))}
-    assert said == {"a": "priority_lost", "b": SENT}
-
-
-def flow(name, priority, second=10):
-    def send(rank):
-        return {"channel": "email", "template": "t", "priority": rank}
-
-    steps = [{"name": "first", "send": send(priority)}, {"name": "second", "send": send(second)}]
-    return plan(yaml.safe_dump({"campaign": name, "pattern": ORDER, "flow": steps}))
-
-
-def test_journeys_and_plain_campaigns_compete_in_one_contest():
-    policy = policies(caps=[{"limit": "2 per 1d"}])
-    plans = [flow("f", priority=50), campaign("a", priority=60), campaign("z", priority=20)]
-    said = [
-        (d.campaign, d.inputs.get("step"), d.reason)
-        for d in decisions(plans, policy, member(), *orders(1))
-        if d.outcome in ("eligible", "suppressed")
-    ]
-    assert said == [
-        ("a", None, SENT),
-        ("f", "first", SENT),
-        ("f", "second", "priority_lost"),
-        ("z", None, "priority_lost"),
-    ]
-
-
-def test_a_journey_goes_on_after_its_message_lost_its_slot():
-    policy = policies(caps=[{"limit": "1 per 1d"}])
-    said = decisions([flow("f", 50, second=50)], policy, member(), *orders(1))
-    assert [d.reason for d in said] == ["flow", SENT, "frequency_cap", "end"]
-
-
-@pytest.mark.parametrize(
-    ("kinds", "second"),
-    [
-        (["delivery.delivered", "delivery.expired"], "frequency_cap"),
-        (["delivery.expired", "delivery.delivered"], "frequency_cap"),
-        (["delivery.expired", "delivery.delivered", "delivery.expired"], "frequency_cap"),
-        (["delivery.undelivered"], SENT),
-        (["delivery.bounced", "engagement.clicked"], "frequency_cap"),
-        (["engagement.opened", "delivery.failed"], "frequency_cap"),
-    ],
-)
-def test_what_came_keeps_its_slot_in_whatever_order_it_is_told(kinds, second):
-    policy = policies(caps=[{"limit": "1 per 1d"}])
-    first = decisions([campaign()], policy, member(), *orders(1))[0]
-    told = [event(kind, T + HOUR + n, f"x{n}", command_id=first.command_id) for n, kind in enumerate(kinds, 1)]
-    assert reasons([campaign()], policy, member(), *orders(1), *told, *orders(2)[1:]) == [SENT, second]
-
-
-def test_a_receipt_that_names_no_command_of_ours_changes_nothing():
-    policy = policies(caps=[{"limit": "1 per 1d"}])
-    told = [
-        event("delivery.failed", T + HOUR + n, f"x{n}", command_id=name) for n, name in enumerate(["", "no-hex"], 1)
-    ]
-    assert reasons([campaign()], policy, member(), *orders(1), *told, *orders(2)[1:]) == [SENT, "frequency_cap"]
