@@ -24,23 +24,33 @@ from tidings.compiled import BUILT, DONE, key  # noqa: E402 - the root must be o
 NEW = ".new-"  # what a build is called until it is done
 ABANDONED_S = 3_600  # a build takes minutes: one this old was killed
 KEPT = 4  # builds of other sources kept beside the new one: other checkouts may share the folder
-# The way of an event through the core. Structs of msgspec cannot be compiled, nor what has weak
-# references (tables/hot.py): their modules stay out.
+# The way of an event through the core. Structs of msgspec cannot be compiled: their modules stay out.
 MODULES = (
     "schemas/codec.py",
     "schemas/ids.py",
     "schemas/instants.py",
     "schemas/log.py",
+    "schemas/partitioning.py",
     "schemas/reading.py",
     "streams/arbiter.py",
     "streams/attribution.py",
     "streams/breaker.py",
     "streams/caps.py",
+    "streams/dates.py",
     "streams/decide.py",
     "streams/engine.py",
+    "streams/flows/acts.py",
+    "streams/flows/awaited.py",
+    "streams/flows/cascade.py",
+    "streams/flows/plan.py",
+    "streams/flows/receipts.py",
+    "streams/flows/run.py",
+    "streams/flows/times.py",
+    "streams/flows/told.py",
     "streams/history.py",
     "streams/intake.py",
     "streams/late.py",
+    "streams/life.py",
     "streams/memory.py",
     "streams/patterns/expressions.py",
     "streams/patterns/match.py",
@@ -52,6 +62,13 @@ MODULES = (
     "streams/patterns/windows.py",
     "streams/registry.py",
     "streams/place.py",
+    "streams/policies/caps.py",
+    "streams/policies/contact.py",
+    "streams/policies/groups.py",
+    "streams/policies/judge.py",
+    "streams/policies/local_time.py",
+    "streams/policies/receipts.py",
+    "streams/policies/share.py",
     "streams/replay.py",
     "streams/routes.py",
     "streams/schedule.py",
@@ -59,6 +76,8 @@ MODULES = (
     "streams/views.py",
     "tables/codec.py",
     "tables/digests.py",
+    "tables/hot.py",
+    "tables/journey_codec.py",
     "tables/member_state.py",
     "tables/plan_codec.py",
 )

@@ -4,7 +4,7 @@ A match of a campaign with a flow begins a journey (`streams/flows/run.py`) inst
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from mypy_extensions import mypyc_attr
 
@@ -53,38 +53,50 @@ class Match:
         self.command_id = command_id(self.instance_id, SEND_STEP)
 
 
-class Verdict(NamedTuple):
+@mypyc_attr(acyclic=True, free_list_len=1)
+class Verdict:
     """What a completed match leads to. `firing` is None when `if still` or a cap refused it.
 
     `begins`: a journey begins; `held`: because its plain send must wait.
     """
 
-    decision: Decision
-    firing: Firing | None = None
-    command: SendMessage | None = None
-    begins: bool = False
-    held: Held | None = None
+    __slots__ = ("decision", "firing", "command", "begins", "held")
+
+    def __init__(
+        self,
+        decision: Decision,
+        firing: Firing | None = None,
+        command: SendMessage | None = None,
+        begins: bool = False,
+        held: Held | None = None,
+    ) -> None:
+        self.decision = decision
+        self.firing = firing
+        self.command = command
+        self.begins = begins
+        self.held = held
 
 
 def conclude(match: Match, state: PlanState, arbiter: Arbiter) -> Verdict:
     """Judge a completed match: `if still`, then the campaign's caps, then the arbiter. Records the firing for the caps.
 
-    Only `if still` and the campaign's caps decide whether it fires; a firing that the arbiter stops is a suppressed
-    send, and counts for cooldown, limit and once like any other (docs/patterns.md).
+    That it fired, and what was decided, is for the caller to note. Only `if still` and the campaign's caps decide
+    whether it fires; a firing that the arbiter stops is a suppressed send, and counts for cooldown, limit and once like
+    any other (docs/patterns.md).
     """
     campaign, instance, at = match.plan.campaign, match.instance, match.at
     refusal = _refusal(match, state)
     if refusal is not None:
-        return Verdict(describe(match, "suppressed", refusal))
+        return Verdict(decision_of(match, "suppressed", refusal))
     if match.plan.capped:
         record_firing(campaign, state, instance.key, at.clock_ms)
     if _fired_before(match, state):
-        return Verdict(describe(match, "suppressed", "duplicate"))
+        return Verdict(decision_of(match, "suppressed", "duplicate"))
     firing = _firing(match)
     if campaign.groups:
         exposures, refusal = exposed(campaign, match.member.member_id)
         if refusal is not None:
-            return Verdict(describe(match, "suppressed", refusal, {"exposures": exposures}), firing)
+            return Verdict(decision_of(match, "suppressed", refusal, {"exposures": exposures}), firing)
         answered = _answer(match, firing, arbiter)
         answered.decision.inputs = {**answered.decision.inputs, "exposures": exposures}
         return answered
@@ -95,19 +107,19 @@ def _answer(match: Match, firing: Firing, arbiter: Arbiter) -> Verdict:
     """Begin the journey of a match that fired, or ask for its message."""
     campaign, at = match.plan.campaign, match.at
     if campaign.flow is not None:
-        return Verdict(describe(match, "entered", "flow"), firing, begins=True)
+        return Verdict(decision_of(match, "entered", "flow"), firing, begins=True)
     send = campaign.send
     if send is None:
-        return Verdict(describe(match, "eligible", "no_send"), firing)
+        return Verdict(decision_of(match, "eligible", "no_send"), firing)
     answer = arbiter(_request(match, send), match.member, at.clock_ms)
     if isinstance(answer, Held) and answer.until_ms >= at.clock_ms + send.lifetime_ms:
         answer = Suppressed("expired", answer.inputs)
     if isinstance(answer, Suppressed):
-        return Verdict(describe(match, "suppressed", answer.reason, answer.inputs), firing)
+        return Verdict(decision_of(match, "suppressed", answer.reason, answer.inputs), firing)
     if isinstance(answer, Held):
         inputs = {**answer.inputs, "until_ms": answer.until_ms}
-        return Verdict(describe(match, "held", answer.reason, inputs), firing, begins=True, held=answer)
-    return Verdict(describe(match, "eligible", "sent_to_delivery", answer.inputs), firing, _message(match, send))
+        return Verdict(decision_of(match, "held", answer.reason, inputs), firing, begins=True, held=answer)
+    return Verdict(decision_of(match, "eligible", "sent_to_delivery", answer.inputs), firing, _message(match, send))
 
 
 def conclude_firing(match: Match, state: PlanState) -> Firing | None:
@@ -116,7 +128,10 @@ def conclude_firing(match: Match, state: PlanState) -> Firing | None:
         return None
     if match.plan.capped:
         record_firing(match.plan.campaign, state, match.instance.key, match.at.clock_ms)
-    return None if _fired_before(match, state) else _firing(match)
+    if _fired_before(match, state):
+        return None
+    remember_fired(match, state)
+    return _firing(match)
 
 
 def _firing(match: Match) -> Firing:
@@ -172,10 +187,15 @@ def lane_of_send(send: Send | None) -> str:
     return "" if send is None else send.lane or lane_of_category(send.category)
 
 
-def describe(match: Match, outcome: str, reason: str, inputs: dict[str, Any] | None = None) -> Decision:
+def describe(match: Match, outcome: str, reason: str) -> Decision:
     """Build the decision record of a match and note it on the member for the operator's page."""
+    note(match.member, match.at, match.plan.id, outcome, reason, match.instance_id)
+    return decision_of(match, outcome, reason)
+
+
+def decision_of(match: Match, outcome: str, reason: str, inputs: dict[str, Any] | None = None) -> Decision:
+    """Build the decision record of a match."""
     plan, at = match.plan, match.at
-    note(match.member, at, plan.id, outcome, reason, match.instance_id)
     send = plan.campaign.send
     return Decision(
         decision_id=decision_id(match.instance_id, outcome, reason, f"{at.partition}/{at.offset}"),
@@ -204,16 +224,18 @@ def note(member: Member, at: Place, campaign: str, outcome: str, reason: str, in
 
 def _fired_before(match: Match, state: PlanState) -> bool:
     """Tell whether this very instance fired already: its anchor was read twice, or anchors two sets (SEMANTICS 64)."""
-    digest = digest_of_hex(match.instance_id)
-    if holds(state.fired_ids, digest):
+    if state.fired_ids and holds(state.fired_ids, digest_of_hex(match.instance_id)):
         return True
     anchor, correlation = match.instance.anchor, match.instance.correlation
-    if state.late and any(
-        f.anchor == anchor and correlation_text(f.correlation) == correlation_text(correlation) for f in state.late
-    ):
-        return True
-    state.fired_ids = add(state.fired_ids, digest, FIRED_IDS_MAX)
+    for fired in state.late:
+        if fired.anchor == anchor and correlation_text(fired.correlation) == correlation_text(correlation):
+            return True
     return False
+
+
+def remember_fired(match: Match, state: PlanState) -> None:
+    """Remember of a firing that it was one: of an absence `streams/late.py` keeps more."""
+    state.fired_ids = add(state.fired_ids, digest_of_hex(match.instance_id), FIRED_IDS_MAX)
 
 
 def _refusal(match: Match, state: PlanState) -> str | None:

@@ -7,7 +7,7 @@ result. Members live in an overlay that runs ahead of the store; the caller make
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from heapq import heappop, heappush
+from heapq import heappush
 from typing import Any, Final
 
 import msgspec
@@ -19,7 +19,7 @@ from schemas.policy import Policy
 from streams.arbiter import OWN, TIMERS, Arbiter, Judge
 from streams.attribution import CONVERSION_TYPES, TOUCH_TYPES, credit, forget_stale_touches, record_touch
 from streams.breaker import Breaker
-from streams.decide import Match, Place, conclude, conclude_firing, describe, lane_of_send
+from streams.decide import Match, Place, conclude, conclude_firing, describe, lane_of_send, note, remember_fired
 from streams.epoch import Epoch
 from streams.flows.run import Journeys
 from streams.history import FOLDED_TYPES, PROFILE_BYTES_MAX, ProfileFull, fold_profile, remember
@@ -32,7 +32,7 @@ from streams.patterns.start import try_start
 from streams.patterns.wait import begin_wait
 from streams.registry import META_CLOCK, Registry
 from streams.routes import Route
-from streams.schedule import arm_dates, drop, fire_date, next_wake, queue_timers
+from streams.schedule import arm_dates, drop, fire_date, in_turn, next_wake, queue_timers
 from streams.timers import Timers
 from tables.codec import encode_member
 from tables.digests import add, digest_of, holds
@@ -125,8 +125,7 @@ class PartitionEngine(Memory):
         self._out = Epoch(
             self.partition, first, self.applied_offset, len(records), 0, None, [], [], [], [], [], {}, {}, [], {}
         )
-        self._changed, self._counts = {}, Counter()
-        self._event_count = self._completed_count = 0
+        self._changed, self._counts, self._event_count, self._completed_count = {}, Counter(), 0, 0
         self._journeys.say_to(self._out, self._counts)
         given, log = events is not None, list(records)
         read = list(events) if events is not None else self._read_all(log)
@@ -394,12 +393,18 @@ class PartitionEngine(Memory):
                 self._out.firings.append(fired)
             return
         verdict = conclude(match, state, self._journeys.arbiter)
-        self._out.decisions.append(verdict.decision)
-        self._counts[f"decisions.{verdict.decision.outcome}.{verdict.decision.reason}"] += 1
-        if verdict.firing is not None:
-            self._out.firings.append(verdict.firing)
-            if match.due is not None and match.plan.steps[-1].kind == "absent":
-                note_firing(match, state, verdict.command is not None)
+        decision, firing = verdict.decision, verdict.firing
+        outcome, reason = decision.outcome, decision.reason
+        self._out.decisions.append(decision)
+        self._counts[f"decisions.{outcome}.{reason}"] += 1
+        if firing is not None and match.due is not None and match.plan.steps[-1].kind == "absent":
+            note_firing(match, state, verdict.command is not None, outcome, reason)
+        else:
+            note(match.member, match.at, match.plan.id, outcome, reason, match.instance_id)
+            if firing is not None:
+                remember_fired(match, state)
+        if firing is not None:
+            self._out.firings.append(firing)
         if verdict.command is not None:
             self._out.commands.append(verdict.command)
         if verdict.begins:
@@ -435,14 +440,10 @@ class PartitionEngine(Memory):
 
     def _fire_due(self, record: Record) -> None:
         """Fire every timer with due + lateness <= clock, in the order (due, member, campaign, start)."""
-        members, due_ids = self._members, self._timers.take(self.clock_ms)
-        missing = [member_id for member_id in due_ids if member_id not in members]
-        if missing:
-            self._load(missing)
-        due = [members[member_id] for member_id in due_ids]
-        queue = queue_timers(self._in_turns(due), record.offset, self.registry, self.clock_ms)
-        while queue:
-            self._fire_one(queue, heappop(queue), record)
+        due = self._due_members(self.clock_ms)
+        later: list[tuple[Any, ...]] = []
+        for entry in in_turn(queue_timers(self._in_turns(due), record.offset, self.registry, self.clock_ms), later):
+            self._fire_one(later, entry, record)
         if self._arbiter.asked:
             self._hold_contest(record, TIMERS)
         for member in self._in_turns(due):
@@ -451,7 +452,7 @@ class PartitionEngine(Memory):
                 self._changed[member.member_id] = member  # store must be able to give every timer again
             self._schedule(member, wake)
 
-    def _fire_one(self, queue: list[tuple[Any, ...]], entry: tuple[Any, ...], record: Record) -> None:
+    def _fire_one(self, later: list[tuple[Any, ...]], entry: tuple[Any, ...], record: Record) -> None:
         plan_id: str = entry[2]
         member: Member = entry[5]
         self._turn()
@@ -484,7 +485,7 @@ class PartitionEngine(Memory):
         if out:
             self._settle(member, out, record)
         elif instance in state.instances and instance.wake <= self.clock_ms:
-            heappush(queue, (instance.deadline, *entry[1:]))  # its next step's deadline has passed as well
+            heappush(later, (instance.deadline, *entry[1:]))  # its next step's deadline has passed as well
 
     # ------------------------------------------------------------ campaigns
 

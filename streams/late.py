@@ -8,22 +8,18 @@ from schemas.records import Decision
 from streams.decide import Match
 from streams.patterns.match import Moment, occurrences
 from streams.patterns.plan import KEEP_SLACK_MS, MAX_AGE_MS, Plan, TermPlan
-from tables.digests import DIGEST_BYTES, add, digest_of, digest_of_hex
+from tables.digests import add, digest_of, digest_of_hex
 from tables.member_state import FIRED_IDS_MAX, FIRED_MAX, Fired, Instance, Member, PlanState
 
 PlanOf = Callable[[str, str], Plan | None]
 
 
-def note_firing(match: Match, state: PlanState, sent: bool) -> None:
+def note_firing(match: Match, state: PlanState, sent: bool, outcome: str, reason: str) -> None:
     """Keep what a later event needs to be recognised as late; `sent`: a command went out.
 
-    The note of the decision, which is the member's newest, and the digest of the instance id, which is the campaign's
-    newest, are then part of the entry: both are taken away where they were.
+    `outcome`, `reason` of the decision: the entry is its note, and says that the instance fired.
     """
     member, instance, clock_ms = match.member, match.instance, match.at.clock_ms
-    note = member.notes[-1]
-    member.notes = member.notes[:-1]
-    state.fired_ids = state.fired_ids[:-DIGEST_BYTES]
     for fired in state.late:
         if _beyond_reach(fired, clock_ms):
             forget_firing(match.plan.id, member.member_id, state, fired)
@@ -31,7 +27,8 @@ def note_firing(match: Match, state: PlanState, sent: bool) -> None:
         forget_firing(match.plan.id, member.member_id, state, state.late[0])
     entry = Fired(
         instance.key, instance.e_prev, match.due or 0, instance.aliases, instance.correlation, instance.anchor,
-        instance.version, sent, clock_ms, note[2], note[3], digest_of(instance.anchor),
+        instance.version, sent, clock_ms, outcome, reason, instance.digest or digest_of(instance.anchor),
+        match.instance_id,
     )  # fmt: skip
     state.late = (*state.late, entry)
 
@@ -39,7 +36,8 @@ def note_firing(match: Match, state: PlanState, sent: bool) -> None:
 def forget_firing(campaign: str, member_id: str, state: PlanState, fired: Fired) -> None:
     """Keep no more of a firing than that it fired."""
     state.late = tuple(kept for kept in state.late if kept is not fired)
-    digest = digest_of_hex(instance_id(campaign, member_id, fired.correlation, fired.anchor))
+    named = fired.instance_id or instance_id(campaign, member_id, fired.correlation, fired.anchor)
+    digest = digest_of_hex(named)
     state.fired_ids = add(state.fired_ids, digest, FIRED_IDS_MAX)
 
 

@@ -63,6 +63,16 @@ class Memory(Intake):
             if len(part) == BREATH:
                 self.breathe()
 
+    def _due_members(self, clock_ms: int) -> list[Member]:
+        """Take the timers that are due; those of members not in memory bring them there together."""
+        members, due_ids = self._members, self._timers.take(clock_ms)
+        found = [members.get(member_id) for member_id in due_ids]
+        missing = [member_id for number, member_id in enumerate(due_ids) if found[number] is None]
+        if missing:
+            self._load(missing)
+            return [members[member_id] for member_id in due_ids]
+        return [member for member in found if member is not None]
+
     def _schedule(self, member: Member, wake: int | None) -> None:
         if wake is not None and wake < member.scheduled:
             member.scheduled = wake

@@ -1,7 +1,7 @@
 """Timers of a member: when it must be looked at next, and the dates its campaigns wait for."""
 
-from collections.abc import Iterable
-from heapq import heapify
+from collections.abc import Iterable, Iterator
+from heapq import heappop
 from typing import Any
 
 from schemas.campaign import DEFAULT_LATENESS_MS
@@ -36,15 +36,25 @@ def next_wake(member: Member) -> int | None:
 
 
 def queue_timers(members: Iterable[Member], offset: int, registry: Registry, clock_ms: int) -> list[tuple[Any, ...]]:
-    """Heap what the clock has reached of members: (due, member, campaign, start, …, state, instance or journey)."""
+    """Sort what the clock has reached of members: (due, member, campaign, start, …, state, instance or journey)."""
     queue: list[tuple[Any, ...]] = []
     for member in members:
         member.scheduled = NEVER
         if offset > member.applied:  # else an interrupted epoch had already brought it past this record
             _queue_member(queue, member, registry, clock_ms)
     if len(queue) > 1:
-        heapify(queue)
+        queue.sort()
     return queue
+
+
+def in_turn(queue: list[tuple[Any, ...]], later: list[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    """Yield what `queue_timers` gave, and in its order what is pushed to the heap `later` meanwhile."""
+    for entry in queue:
+        while later and later[0] < entry:
+            yield heappop(later)
+        yield entry
+    while later:
+        yield heappop(later)
 
 
 def drop(state: PlanState, instance: Instance | None) -> None:
@@ -61,8 +71,8 @@ def _queue_member(queue: list[tuple[Any, ...]], member: Member, registry: Regist
     for plan_id, state in member.plans.items():
         for instance in state.instances:
             if instance.wake <= clock_ms:
-                due = instance.due if instance.due is not None else instance.end
-                queue.append((due, member_id, plan_id, instance.started, id(instance), member, state, instance))
+                place = (instance.deadline, member_id, plan_id, instance.started)
+                queue.append((*place, id(instance), member, state, instance))
         if state.armed is not None and state.armed[3] <= clock_ms:
             live = registry.live.get(plan_id)
             if live is None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from schemas.errors import StateError
-from tables.digests import DIGEST_BYTES
+from tables.digests import DIGEST_BYTES, place_of
 from tables.format1 import read_format1
 from tables.journey_codec import pack_journeys, unpack_journey
 from tables.member_state import NO_MAP, NO_ROWS, Contacts, Member
@@ -123,12 +123,26 @@ def _require_format(number: int) -> None:
 
 def _fold_recent(recent: bytes, digests: list[bytes]) -> tuple[bytes, bytes]:
     """Leave out the recent digests that an anchor of the record gives again; say where each belongs."""
-    cells = [recent[at : at + DIGEST_BYTES] for at in range(0, len(recent), DIGEST_BYTES)]
-    place_of = {cell: place for place, cell in enumerate(cells)}
-    places = bytes([place_of.pop(digest, _NOWHERE) for digest in digests])
-    if len(place_of) == len(cells):
+    places: list[int] = []
+    given: list[int] = []  # where those begin in `recent` that are left out
+    for digest in digests:
+        at = place_of(recent, digest)
+        if at < 0 or at in given:
+            places.append(_NOWHERE)
+        else:
+            places.append(at // DIGEST_BYTES)
+            given.append(at)
+    if not given:
         return b"", recent
-    return places, b"".join([cell for cell in cells if cell in place_of])
+    given.sort()
+    left: list[bytes] = []
+    start = 0
+    for at in given:
+        if at > start:
+            left.append(recent[start:at])
+        start = at + DIGEST_BYTES
+    left.append(recent[start:])
+    return bytes(places), b"".join(left)
 
 
 def _unfold_recent(places: bytes, rest: bytes, digests: list[bytes]) -> bytes:

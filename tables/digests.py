@@ -27,10 +27,15 @@ def digest_of_hex(named: str) -> bytes:
 
 def holds(digests: bytes, digest: bytes) -> bool:
     """Tell whether a digest is among those remembered. Two halves of neighbours do not count as one."""
+    return place_of(digests, digest) >= 0
+
+
+def place_of(digests: bytes, digest: bytes) -> int:
+    """Return where a digest begins; -1 where it is not among those remembered."""
     at = digests.find(digest)
     while at >= 0 and at % DIGEST_BYTES:
         at = digests.find(digest, at + 1)
-    return at >= 0
+    return at
 
 
 def count_of(digests: bytes) -> int:

@@ -5,6 +5,8 @@ All partitions of a process share one `HotBudget`: a worker that gets more parti
 
 import weakref
 
+from mypy_extensions import mypyc_attr
+
 from tables.member_state import Member
 
 HOT_BYTES = 256 << 20  # some 48,000 members of workload W after 4 h
@@ -16,6 +18,7 @@ _TEXT_PER_BYTE = 2
 _LARGE = 1_024  # records above it are looked at: a long text in a profile takes what it takes, not fifteen times that
 
 
+@mypyc_attr(native_class=False)  # it has weak references
 class HotBudget:
     """How many bytes, by estimate, the decoded members of all partitions of a process may take together."""
 
@@ -50,6 +53,7 @@ class HotBudget:
         return parts
 
 
+@mypyc_attr(native_class=False)
 class HotMembers(dict[str, Member]):
     """Members of one partition by id, the one that changed longest ago first.
 

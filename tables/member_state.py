@@ -1,7 +1,7 @@
 """What is remembered of one member: profile, history, live instances, caps, touches."""
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
 
@@ -31,6 +31,23 @@ Key = Any
 
 
 @mypyc_attr(acyclic=True)
+class Rare:
+    """What few instances have; in an `Instance` without it all of it is empty. What each is, is said there."""
+
+    __slots__ = ("aliases", "last", "seen", "counted", "seen_without", "blocked_e", "matched", "own")
+
+    def __init__(self) -> None:
+        self.aliases: dict[str, dict[str, Any]] = NO_MAP
+        self.last: dict[str, Any] = NO_MAP
+        self.seen: dict[int, Any] = NO_MAP
+        self.counted: Sequence[tuple[int, Any]] = NO_ROWS
+        self.seen_without: dict[int, Any] = NO_MAP
+        self.blocked_e: int | None = None
+        self.matched: Sequence[tuple[int, str, int]] = NO_ROWS
+        self.own: Sequence[int] = NO_ROWS
+
+
+@mypyc_attr(acyclic=True)
 class Instance:
     """One live match of one campaign for one key.
 
@@ -40,12 +57,15 @@ class Instance:
     at this time blocks later ones.
     `seen`: (e, offset) by index of an event reference, for an awaited `all of`; `counted`: (e, offset) of an awaited
     `n+` or (e, values) of an aggregate. `started`: (offset, ordinal), the start order. `wake`: clock value at which the
-    awaited step's deadline has surely passed.
+    awaited step's deadline has surely passed. `aliases`: attributes of matched events that later steps name; `last`:
+    those of the latest matched event that firing needs. `digest`: of the anchor, once computed; memory only.
+
+    A member has several of these, and to touch them is most of what an event costs: what few of them have is apart.
     """
 
     __slots__ = (  # first what every look at a member's timers reads
-        "wake", "due", "end", "key", "step", "e_prev", "e_anchor", "e_first", "started", "version", "correlation",
-        "anchor", "blocked_e", "aliases", "last", "seen", "counted", "seen_without", "digest", "_matched", "_own",
+        "wake", "_at", "key", "step", "e_prev", "e_anchor", "e_first", "started", "version", "correlation", "anchor",
+        "digest", "_rare", "_ends", "_begun", "_reached",
     )  # fmt: skip
 
     def __init__(
@@ -59,8 +79,7 @@ class Instance:
         e_anchor: int,
     ) -> None:
         self.wake = NEVER
-        self.due: int | None = None
-        self.end: int | None = None
+        self._at = NEVER  # due or end; NEVER: neither
         self.key = key
         self.step = 0
         self.e_prev = e_anchor
@@ -70,68 +89,218 @@ class Instance:
         self.version = version
         self.correlation = correlation
         self.anchor = anchor
-        self.blocked_e: int | None = None
-        self.aliases: dict[str, dict[str, Any]] = NO_MAP
-        self.last: dict[str, Any] = NO_MAP  # attributes of the latest matched event that firing needs
-        self.seen: dict[int, Any] = NO_MAP
-        self.counted: Sequence[tuple[int, Any]] = NO_ROWS
-        self.seen_without: dict[int, Any] = NO_MAP
-        self.digest = b""  # of the anchor, once computed; memory only
-        self._matched: Sequence[tuple[int, str, int]] | None = NO_ROWS
-        self._own: Sequence[int] | None = NO_ROWS
+        self.digest = b""
+        self._rare: Rare | None = None
+        self._ends = False
+        self._begun = False  # `matched` and `own` tell of one event
+        self._reached = False  # and `matched` of the deadline after it
+
+    def _rest(self) -> Rare:
+        found = self._rare
+        if found is None:
+            found = self._rare = Rare()
+        return found
 
     @property
-    def matched(self) -> Sequence[tuple[int, str, int]]:
-        """(step, event id, e) of the steps matched, in their order, at most 8."""
-        return ((0, self.anchor, self.e_anchor),) if self._matched is None else self._matched
+    def due(self) -> int | None:
+        """Deadline of an absence or a delay."""
+        return None if self._ends or self._at == NEVER else self._at
 
-    @matched.setter
-    def matched(self, rows: Sequence[tuple[int, str, int]]) -> None:
-        self._matched = rows
-
-    @property
-    def own(self) -> Sequence[int]:
-        """Offsets of its own records at `e_prev`: they may not end it."""
-        return (self.started[0],) if self._own is None else self._own
-
-    @own.setter
-    def own(self, offsets: Sequence[int]) -> None:
-        self._own = offsets
-
-    def begun(self) -> None:
-        """Say that one event began it and no more has happened: `matched` and `own` then tell of that one."""
-        self._matched = self._own = None
+    @due.setter
+    def due(self, due: int | None) -> None:
+        if due is not None:
+            self._at, self._ends = due, False
+        elif not self._ends:
+            self._at = NEVER
 
     @property
-    def as_begun(self) -> bool:
-        """Tell whether nothing has happened since `begun`."""
-        return self._matched is None and self._own is None
+    def end(self) -> int | None:
+        """Deadline of a positive step."""
+        return self._at if self._ends and self._at != NEVER else None
+
+    @end.setter
+    def end(self, end: int | None) -> None:
+        if end is not None:
+            self._at, self._ends = end, True
+        elif self._ends:
+            self._at = NEVER
+
+    @property
+    def undated(self) -> bool:
+        """Tell whether it has no `due`."""
+        return self._ends or self._at == NEVER
 
     @property
     def deadline(self) -> int | None:
         """Event time after which, plus lateness, the clock ends or fires the awaited step."""
-        return self.due if self.due is not None else self.end
+        return None if self._at == NEVER else self._at
+
+    @property
+    def aliases(self) -> dict[str, dict[str, Any]]:
+        """See the class."""
+        return NO_MAP if self._rare is None else self._rare.aliases
+
+    @aliases.setter
+    def aliases(self, aliases: dict[str, dict[str, Any]]) -> None:
+        if aliases or self._rare is not None:
+            self._rest().aliases = aliases
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """See the class."""
+        return NO_MAP if self._rare is None else self._rare.last
+
+    @last.setter
+    def last(self, last: dict[str, Any]) -> None:
+        if last or self._rare is not None:
+            self._rest().last = last
+
+    @property
+    def seen(self) -> dict[int, Any]:
+        """See the class."""
+        return NO_MAP if self._rare is None else self._rare.seen
+
+    @seen.setter
+    def seen(self, seen: dict[int, Any]) -> None:
+        if seen is not NO_MAP or self._rare is not None:
+            self._rest().seen = seen
+
+    @property
+    def counted(self) -> Sequence[tuple[int, Any]]:
+        """See the class."""
+        return NO_ROWS if self._rare is None else self._rare.counted
+
+    @counted.setter
+    def counted(self, counted: Sequence[tuple[int, Any]]) -> None:
+        if counted or self._rare is not None:
+            self._rest().counted = counted
+
+    @property
+    def seen_without(self) -> dict[int, Any]:
+        """See the class."""
+        return NO_MAP if self._rare is None else self._rare.seen_without
+
+    @seen_without.setter
+    def seen_without(self, seen: dict[int, Any]) -> None:
+        if seen is not NO_MAP or self._rare is not None:
+            self._rest().seen_without = seen
+
+    @property
+    def blocked_e(self) -> int | None:
+        """See the class."""
+        return None if self._rare is None else self._rare.blocked_e
+
+    @blocked_e.setter
+    def blocked_e(self, e: int | None) -> None:
+        if e is not None or self._rare is not None:
+            self._rest().blocked_e = e
+
+    @property
+    def matched(self) -> Sequence[tuple[int, str, int]]:
+        """(step, event id, e) of the steps matched, in their order, at most 8."""
+        if self._begun:
+            first = (0, self.anchor, self.e_anchor)
+            return (first, (self.step, "", self._at)) if self._reached else (first,)
+        return NO_ROWS if self._rare is None else self._rare.matched
+
+    @matched.setter
+    def matched(self, rows: Sequence[tuple[int, str, int]]) -> None:
+        self._tell()
+        self._rest().matched = rows
+
+    @property
+    def own(self) -> Sequence[int]:
+        """Offsets of its own records at `e_prev`: they may not end it."""
+        if self._begun:
+            return (self.started[0],)
+        return NO_ROWS if self._rare is None else self._rare.own
+
+    @own.setter
+    def own(self, offsets: Sequence[int]) -> None:
+        self._tell()
+        self._rest().own = offsets
+
+    def _tell(self) -> None:
+        """Spell out what `begun` has said."""
+        if self._begun:
+            matched, own = self.matched, self.own
+            self._begun = self._reached = False
+            rest = self._rest()
+            rest.matched, rest.own = matched, own
+
+    def begun(self) -> None:
+        """Say that one event began it and no more has happened: `matched` and `own` then tell of that one."""
+        self._begun = True
+
+    def reach(self) -> None:
+        """Say of one that is `plain` that its deadline has passed, and that it ends."""
+        self._reached = True
+
+    @property
+    def as_begun(self) -> bool:
+        """Tell whether nothing has happened since `begun`."""
+        return self._begun
+
+    def tidy(self) -> None:
+        """Take the form of `begun` if it has come to no more."""
+        rare = self._rare
+        if rare is None or self._begun or len(rare.matched) != 1 or len(rare.own) != 1:
+            return
+        if rare.own[0] != self.started[0] or tuple(rare.matched[0]) != (0, self.anchor, self.e_anchor):
+            return
+        self._begun = True
+        rare.matched = rare.own = NO_ROWS
+        if not (rare.aliases or rare.last or rare.seen or rare.counted or rare.seen_without) and rare.blocked_e is None:
+            self._rare = None
+
+    @property
+    def plain(self) -> bool:
+        """Tell whether it is as begun, with nothing rare."""
+        return self._begun and self._rare is None
 
 
-class Fired(NamedTuple):
+@mypyc_attr(acyclic=True)
+class Fired:
     """An absence that fired: what a later event needs to be recognised as late, and what was decided, for operators.
 
     `sent`: a command went out. `clock_ms`, `outcome`, `reason` of the decision; an empty outcome: noted elsewhere.
-    `digest` is that of the anchor.
+    `digest` is that of the anchor. `instance_id` is known of what fired in this process, "" otherwise; memory only.
     """
 
-    key: Key
-    e_prev: int
-    due: int
-    aliases: dict[str, dict[str, Any]]
-    correlation: Any
-    anchor: str
-    version: str
-    sent: bool
-    clock_ms: int
-    outcome: str
-    reason: str
-    digest: bytes
+    __slots__ = (
+        "due", "e_prev", "anchor", "key", "version", "clock_ms", "digest", "correlation", "aliases", "sent", "outcome",
+        "reason", "instance_id",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        key: Key,
+        e_prev: int,
+        due: int,
+        aliases: dict[str, dict[str, Any]],
+        correlation: Any,
+        anchor: str,
+        version: str,
+        sent: bool,
+        clock_ms: int,
+        outcome: str,
+        reason: str,
+        digest: bytes,
+        instance_id: str = "",
+    ) -> None:
+        self.instance_id = instance_id
+        self.due = due
+        self.e_prev = e_prev
+        self.anchor = anchor
+        self.key = key
+        self.version = version
+        self.clock_ms = clock_ms
+        self.digest = digest
+        self.correlation = correlation
+        self.aliases = aliases
+        self.sent = sent
+        self.outcome = outcome
+        self.reason = reason
 
 
 Armed = tuple[int, str, str, int]

@@ -66,27 +66,38 @@ def unpack_plan(packed: list[Any], base: int, applied: int, digests: list[bytes]
 
 def _pack_instances(instances: Sequence[Instance], base: int, applied: int, digests: list[bytes]) -> list[Any]:
     groups: list[Any] = []
-    head: tuple[Any, ...] = ()
-    columns: list[list[Any]] = []
+    first: Instance | None = None  # of the group that is open, with its span and lag
+    span = lag = 0
+    keys: list[Any] = []
+    anchors: list[str] = []
+    offsets: list[int] = []
+    times: list[int] = []
     for i in instances:
         if not i.digest:
             i.digest = digest_of(i.anchor)
         digests.append(i.digest)
-        e, deadline = i.e_anchor, i.due if i.due is not None else i.end
+        e, deadline = i.e_anchor, i.deadline
         unlike = _unlike(i)
         if unlike & ~_ENDS or deadline is None or i.wake == NEVER:
-            head = ()
+            first = None
             groups.append(_pack_row(i, unlike, base, applied))
             continue
-        mine = (i.version, i.step, bool(unlike), deadline - e, i.wake - deadline, i.started[1])
-        if mine != head:
-            head = mine
-            columns = [[], [], [], []]
-            groups.append([*mine, *columns])
-        columns[0].append(i.key)
-        columns[1].append(i.anchor)
-        columns[2].append(applied - i.started[0])
-        columns[3].append(base - e)
+        if (
+            first is None
+            or deadline - e != span
+            or i.wake - deadline != lag
+            or i.step != first.step
+            or i.started[1] != first.started[1]
+            or i.undated != first.undated
+            or i.version != first.version
+        ):
+            first, span, lag = i, deadline - e, i.wake - deadline
+            keys, anchors, offsets, times = [], [], [], []
+            groups.append([i.version, i.step, bool(unlike), span, lag, i.started[1], keys, anchors, offsets, times])
+        keys.append(i.key)
+        anchors.append(i.anchor)
+        offsets.append(applied - i.started[0])
+        times.append(base - e)
     return groups
 
 
@@ -100,8 +111,10 @@ def _unlike(i: Instance) -> int:
         found |= _E_FIRST
     if i.e_prev != e:
         found |= _E_PREV
-    if i.due is None:
+    if i.undated:
         found |= _ENDS
+    if i.plain:
+        return found
     if i.blocked_e is not None:
         found |= _BLOCKED
     if i.aliases:
@@ -126,7 +139,7 @@ def _unlike_begun(i: Instance) -> int:
 
 
 def _pack_row(i: Instance, unlike: int, base: int, applied: int) -> list[Any]:
-    deadline = i.due if i.due is not None else i.end
+    deadline = i.deadline
     row = [
         unlike, i.version, i.key, i.anchor, applied - i.started[0], i.started[1], i.step, base - i.e_anchor,
         None if deadline is None else base - deadline, None if i.wake == NEVER else base - i.wake,
@@ -206,30 +219,41 @@ def _unpack_row(row: list[Any], base: int, applied: int) -> Instance:
     if unlike & _SEEN_WITHOUT:
         i.seen_without = next(rest)
     i.own = tuple(applied - distance for distance in next(rest)) if unlike & _OWN else (offset,)
+    i.tidy()
     return i
 
 
 def _pack_firings(late: Sequence[Fired], base: int, digests: list[bytes]) -> list[Any]:
     groups: list[Any] = []
-    head: tuple[Any, ...] = ()
-    columns: list[list[Any]] = []
+    first: Fired | None = None  # of the group that is open, with its span
+    span = 0
+    keys: list[Any] = []
+    anchors: list[str] = []
+    times: list[int] = []
+    lags: list[int] = []
     for f in late:
         key, due = f.key, f.due
         digests.append(f.digest)
         if f.aliases or not (key is f.correlation or (type(key) is str and key == f.correlation)):
-            head = ()
+            first = None
             row = [key, base - f.e_prev, base - due, f.aliases, f.correlation, f.anchor, f.version, f.sent]
             groups.append([None, *row, f.clock_ms, f.outcome, f.reason])
             continue
-        mine = (f.version, due - f.e_prev, f.sent, f.outcome, f.reason)
-        if mine != head:
-            head = mine
-            columns = [[], [], [], []]
-            groups.append([*mine, *columns])
-        columns[0].append(key)
-        columns[1].append(f.anchor)
-        columns[2].append(base - due)
-        columns[3].append(f.clock_ms - due)
+        if (
+            first is None
+            or due - f.e_prev != span
+            or f.sent != first.sent
+            or f.version != first.version
+            or f.outcome != first.outcome
+            or f.reason != first.reason
+        ):
+            first, span = f, due - f.e_prev
+            keys, anchors, times, lags = [], [], [], []
+            groups.append([f.version, span, f.sent, f.outcome, f.reason, keys, anchors, times, lags])
+        keys.append(key)
+        anchors.append(f.anchor)
+        times.append(base - due)
+        lags.append(f.clock_ms - due)
     return groups
 
 

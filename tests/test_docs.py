@@ -394,8 +394,10 @@ def test_each_reason_of_a_decision_is_in_the_glossary() -> None:
         reasons |= constants(path, "Suppressed", 0) | constants(path, "Held", 1)
         reasons |= returned(path, "_topic_refusal", "_channel_refusal", "contact_refusal", "_dead_refusal")
     reasons |= {"frequency_cap", "priority_lost"}
-    reasons |= constants(decide, "Suppressed", 0) | constants(decide, "describe", 2) | constants(engine, "describe", 2)
-    outcomes = constants(decide, "describe", 1) | constants(engine, "describe", 1)
+    reasons |= (
+        constants(decide, "Suppressed", 0) | constants(decide, "decision_of", 2) | constants(engine, "describe", 2)
+    )
+    outcomes = constants(decide, "decision_of", 1) | constants(engine, "describe", 1)
     run = ROOT / "streams/flows/run.py"
     reasons |= constants(run, "Suppressed", 0)
     reasons |= constants(run, "_say", 2) | constants(run, "_end", 2) | constants(run, "_drop", 3)

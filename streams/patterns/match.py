@@ -294,8 +294,12 @@ def reach_deadline(
         out.append((EXPIRED, plan, state, instance, None, None))
         return
     due = instance.due or 0
-    instance.matched = (*instance.matched, (instance.step, "", due))
-    if instance.step + 1 == len(plan.steps):
+    last = instance.step + 1 == len(plan.steps)
+    if last and instance.plain:
+        instance.reach()
+    else:
+        instance.matched = (*instance.matched, (instance.step, "", due))
+    if last:
         state.instances.remove(instance)
         spend(plan, state, instance.key)
         out.append((COMPLETED, plan, state, instance, due, None))

@@ -184,6 +184,7 @@ def _begin(
     own = [o for e, o in start.records if e == e_anchor] if start.records else NO_ROWS
     result = advance(plan, instance, member, moment, e_anchor, own)
     if result == "advanced":
+        instance.tidy()
         _make_room(plan, state, member, out)
         state.instances.append(instance)
         return

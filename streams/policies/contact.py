@@ -5,22 +5,25 @@ event which brings a new `consent` replaces all of it. A topic that was refused 
 a channel that is revoked forgets its topics, so a topic that is granted now was granted later.
 """
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from schemas.address import address_digest
 from streams.policies.verdict import Eligible, MessageRequest, Suppressed, Verdict
 from tables.member_state import Contacts, Member
 
 # The attribute of the profile that holds a channel's address; where there is none it has the channel's own name.
-ADDRESS_OF = {
+ADDRESS_OF: Final = {
     "email": "email", "sms": "phone", "viber": "phone", "whatsapp": "phone", "call": "phone", "push": "push_token",
     "bot": "chat_id",
 }  # fmt: skip
-UNADDRESSED = frozenset({"in_app", "webhook"})  # these go to the member's own place, and to a system: by member_id
-TOPICS = "topics"
+# These go to the member's own place, and to a system: by member_id.
+UNADDRESSED: Final = frozenset({"in_app", "webhook"})
+TOPICS: Final = "topics"
 Refusal = tuple[str, dict[str, Any]]
-ELIGIBLE = Eligible()
+ELIGIBLE: Final = Eligible()
+_UNFIT: Final = re.compile(r"[\s<>,;]")
 
 
 def attribute_of(channel: str) -> str:
@@ -105,6 +108,4 @@ def _topic_refusal(consent: Mapping[str, Any], channel: str, topics: tuple[str, 
 def _looks_like_email(address: str) -> bool:
     """Tell whether an address can stand in an SMTP envelope at all; whether it exists, only the receipt tells."""
     local, at, domain = address.rpartition("@")
-    return (
-        bool(at and local and domain) and len(address) <= 254 and not any(c.isspace() or c in "<>,;" for c in address)
-    )
+    return bool(at and local and domain) and len(address) <= 254 and _UNFIT.search(address) is None

@@ -36,8 +36,24 @@ def plain(key: Any, event_id: str, at: int, offset: int) -> Instance:
 
 
 def fired(event_id: str, due: int, **differs: Any) -> Fired:
-    usual = Fired("p", due - 100, due, {}, "p", event_id, "v1", False, due + 5, "eligible", "no_send", b"")
-    return usual._replace(**{"digest": digest_of(event_id), **differs})
+    fields: tuple[Any, ...] = (
+        "p",
+        due - 100,
+        due,
+        {},
+        "p",
+        event_id,
+        "v1",
+        False,
+        due + 5,
+        "eligible",
+        "no_send",
+        digest_of(event_id),
+    )
+    entry = Fired(*fields)
+    for name, value in differs.items():
+        setattr(entry, name, value)
+    return entry
 
 
 def crowded() -> Member:
@@ -78,11 +94,13 @@ def crowded() -> Member:
 
 def as_values(thing: Any) -> Any:
     """Spell a member out for comparison, field by field."""
-    if isinstance(thing, Member | PlanState | Instance):
-        left_out = {"epoch", "scheduled", "digest", "hint", "cost"}
+    if isinstance(thing, Member | PlanState | Instance | Fired):
+        left_out = {"epoch", "scheduled", "digest", "hint", "cost", "instance_id", "plain", "as_begun"}
         if isinstance(thing, PlanState) and not thing.counts:
             left_out.add("counts_version")
-        names = [name.lstrip("_") for name in thing.__slots__]  # a private one is how a property is kept
+        names = [name for name in thing.__slots__ if not name.startswith("_")]
+        if isinstance(thing, Instance):
+            names += [name for name, value in vars(Instance).items() if isinstance(value, property)]
         return {name: as_values(getattr(thing, name)) for name in names if name not in left_out}
     if isinstance(thing, dict):
         return {
