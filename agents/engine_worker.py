@@ -27,7 +27,7 @@ from agents.recovery import RecoveryProgress
 from agents.watchdog import BEAT_S as WATCH_S
 from agents.watchdog import Limits, Progress, Watchdog
 from schemas.errors import StateError
-from schemas.events import Record, append_ms_of
+from schemas.log import Record, records_of
 from streams.epoch import Epoch
 from tables.store import StateStore
 
@@ -38,7 +38,6 @@ EPOCH_RECORDS = 10_000
 EPOCH_BYTES = 2 * MAX_BATCH_BYTES
 EPOCHS_IN_FLIGHT = 2  # one being made durable, one computed ahead
 LEASE_BEAT_S = 0.2
-LOG_APPEND_TIME = 1  # Kafka's timestamp type: the broker's clock
 
 log = structlog.get_logger(__name__)
 
@@ -209,15 +208,11 @@ class PartitionTask:
             self._place.wrote(offset, len(wrong))
 
     def _records(self, events: Iterable[Any]) -> list[Record]:
-        """Turn aiokafka's records into ours. Without LogAppendTime: the producer's time, never ahead, never back."""
         records: list[Record] = []
         wall = self._worker.wall_ms()
         for event in events:
-            for raw in event.value:
-                append_ms, self.recording = append_ms_of(raw.timestamp, raw.headers)
-                if raw.timestamp_type != LOG_APPEND_TIME and not self.recording:
-                    append_ms = self._append_ms = max(self._append_ms, min(append_ms, wall))
-                records.append(Record(raw.offset, append_ms, raw.key, raw.value))
+            found, self._append_ms, self.recording = records_of(event.value, wall, self._append_ms)
+            records += found
         return records
 
     def _hold(self, event: Any) -> None:

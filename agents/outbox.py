@@ -2,13 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
-from functools import lru_cache
 from typing import TypeVar
 
 import structlog
 from aiokafka.codec import zstd_encode
 from aiokafka.errors import MessageSizeTooLargeError
-from aiokafka.partitioner import murmur2
 
 from agents.batching import BatchWriter, Entry, Sent
 from agents.letters import OUTPUT_BYTES_MAX, OVERHEAD_BYTES, fitting, hash_of, letter_of_output
@@ -17,20 +15,14 @@ from schemas.codec import dead_letter_headers, encode_attribution, encode_comman
 from schemas.commands import CancelMessage, SendMessage, lane_of
 from schemas.errors import StateError
 from schemas.member_commands import MemberCommand, encode_member_command
+from schemas.partitioning import partition_of, place
 from schemas.records import Attribution, DeadLetter, Decision
 from streams.epoch import Epoch
 
 MEMBER_BYTES_MAX = LARGE_MESSAGE_BYTES_MAX - OVERHEAD_BYTES
-_POSITIVE = 0x7FFF_FFFF
 _Output = TypeVar("_Output", SendMessage | CancelMessage, MemberCommand, Decision, Attribution)
 
 log = structlog.get_logger(__name__)
-
-
-@lru_cache(maxsize=65_536)  # murmur2 in Python costs ~10 µs; the same members come again within an hour
-def partition_of(key: bytes, partitions: int) -> int:
-    """Place a key as Java's and librdkafka's `murmur2` partitioners do."""
-    return int(murmur2(key) & _POSITIVE) % partitions
 
 
 async def _nothing() -> None:
@@ -67,8 +59,9 @@ class Outbox:
         if epoch.dead_letters:
             count = await self._partition_count(DEAD_LETTERS)
             for letter in epoch.dead_letters:
-                place = partition_of(letter.key, count) if letter.key is not None else letter.partition % count
-                places[DEAD_LETTERS, place].append(dead_letter_entry(fitting(letter)))
+                key = letter.key
+                partition = partition_of(key, count) if key is not None else letter.partition % count
+                places[DEAD_LETTERS, partition].append(dead_letter_entry(fitting(letter)))
         sent: list[Sent] = []
         for (topic, partition), entries in places.items():
             sent += await self._writer.send(topic, partition, entries)
@@ -124,19 +117,16 @@ class Outbox:
         encode: Callable[[_Output], bytes],
     ) -> None:
         count = await self._partition_count(topic)
-        refused: set[int] = set()
-        for number, output in enumerate(outputs):
-            key, value = output.member_id.encode(), encode(output)
-            place = partition_of(key, count)
-            if len(key) + len(value) > OUTPUT_BYTES_MAX:
-                letter = letter_of_output(topic, place, key, value, epoch.clock_ms)
-                log.error("output too large", topic=topic, partition=place, error=letter.message)
-                epoch.dead_letters.append(letter)
-                refused.add(number)
-                continue
-            places[topic, place].append((key, value, []))
+        placed, refused = place(outputs, encode, count, OUTPUT_BYTES_MAX)
+        for partition, entries in placed.items():
+            places[topic, partition] += entries
+        for _, partition, key, value in refused:
+            letter = letter_of_output(topic, partition, key, value, epoch.clock_ms)
+            log.error("output too large", topic=topic, partition=partition, error=letter.message)
+            epoch.dead_letters.append(letter)
         if refused:
-            outputs[:] = [output for number, output in enumerate(outputs) if number not in refused]
+            gone = {number for number, _, _, _ in refused}
+            outputs[:] = [output for number, output in enumerate(outputs) if number not in gone]
 
     async def _place_commands(self, places: defaultdict[tuple[str, int], list[Entry]], epoch: Epoch) -> None:
         """Place each command on the topic of its lane; a command and its cancellation share one, and so an order."""

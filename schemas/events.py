@@ -8,7 +8,9 @@ from typing import Any
 
 import msgspec
 
+from schemas.log import RECORDED_AT_HEADER as RECORDED_AT_HEADER
 from schemas.log import Record as Record
+from schemas.log import append_ms_of as append_ms_of
 
 TICK = "tick"
 CAMPAIGN_PUBLISHED = "campaign.published"
@@ -19,7 +21,6 @@ CAMPAIGN_RESUMED = "campaign.resumed"
 CAMPAIGN_DRAINED = "campaign.drained"
 CAMPAIGN_STOPPED = "campaign.stopped"
 LIFE_TYPES = frozenset({CAMPAIGN_PAUSED, CAMPAIGN_RESUMED, CAMPAIGN_DRAINED, CAMPAIGN_STOPPED})
-RECORDED_AT_HEADER = "recorded-at"
 POLICY_PUBLISHED = "policy.published"
 POLICY_WITHDRAWN = "policy.withdrawn"
 CONTROL_TYPES = LIFE_TYPES | {
@@ -64,20 +65,3 @@ class Event(
     tenant: str | None = None
     context: dict[str, Any] | None = None
     appended_at: str | int | float | None = None
-
-
-def append_ms_of(broker_ms: int, headers: Any) -> tuple[int, bool]:
-    """Return a record's append time, and whether it is one that was recorded earlier.
-
-    A recorded log that is sent again says in the header `recorded-at` (ms, as text) when each record was appended at
-    first; that is its append time, never above the broker's. So old data decide now what they decided, or would have
-    decided, then. A header that is no number is ignored.
-
-    Args:
-        broker_ms: the broker's append time, or its stand-in.
-        headers: (name, bytes) pairs as the Kafka clients give them, or None.
-    """
-    for name, value in headers or ():
-        if name == RECORDED_AT_HEADER and isinstance(value, bytes) and value.isdigit() and len(value) <= 15:
-            return min(int(value), broker_ms), True
-    return broker_ms, False

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 from confluent_kafka import KafkaException, Producer
 
-from agents.outbox import partition_of
 from agents.topics import EVENTS
 from schemas.events import TICK
+from schemas.partitioning import partition_of
 from tidings.cli.campaigns import send_everywhere
 from tidings.config import Settings
 from tidings.producing import Sender

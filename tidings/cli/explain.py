@@ -8,12 +8,12 @@ import click
 import orjson
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaException, Message, TopicPartition
 
-from agents.outbox import partition_of
 from agents.topics import EVENTS
 from schemas.errors import CampaignError, DecodeError, OperatorError, RegistryUnreachable
 from schemas.events import Event, Record, append_ms_of
 from schemas.findings import errors
 from schemas.instants import instant_ms
+from schemas.partitioning import partition_of
 from schemas.policy import Policy
 from streams.campaigns import load_campaigns
 from streams.explain import explain as explain_member

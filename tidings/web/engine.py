@@ -11,9 +11,9 @@ import structlog
 from aiohttp import web
 from yarl import URL
 
-from agents.outbox import partition_of
 from agents.topics import CHANGELOG
 from agents.wiring import EngineApp
+from schemas.partitioning import partition_of
 from tidings.web.pages import campaigns_page, engine_trouble, member_page, recovery_progress
 from tidings.web.prometheus import engine_families
 from tidings.web.routes import RETRY_AFTER_S, Probes, error_answer, install, json_answer, unavailable

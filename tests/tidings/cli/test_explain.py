@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner, Result
 from confluent_kafka import Producer
 
-from agents.outbox import partition_of
 from schemas.errors import CampaignError, OperatorError
+from schemas.partitioning import partition_of
 from tidings.cli.explain import explain
 
 REMINDER = """

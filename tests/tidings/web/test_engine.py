@@ -14,11 +14,11 @@ import pytest
 from aiohttp import web
 from confluent_kafka import Producer
 
-from agents.outbox import partition_of
 from agents.topics import CHANGELOG, EVENTS, TOPICS
 from agents.wiring import EngineApp, create_engine_app
 from schemas.codec import encode_event
 from schemas.events import Event
+from schemas.partitioning import partition_of
 from streams.engine import PartitionEngine
 from tables.rocks import RocksResources
 from tidings.brokers.memory import MemoryBroker
