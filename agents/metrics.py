@@ -4,10 +4,12 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from streams.epoch import Epoch
 
 EPOCH_BOUNDS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
+_WHAT = attrgetter("outcome", "reason")
 LATENCY_BOUNDS_MS = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1_000, 2_000, 5_000, 10_000, 60_000)
 
 
@@ -76,9 +78,9 @@ class EngineMetrics:
 
     def commands_acked(self, caused_at_ms: Iterable[int], now_ms: int) -> None:
         """Count commands whose acks have just arrived, by the append time of what caused them."""
-        for caused in caused_at_ms:
-            self.commands += 1
-            self.command_latency_ms.add(max(0, now_ms - caused))
+        for caused, times in Counter(caused_at_ms).items():  # of one record there may be thousands
+            self.commands += times
+            self.command_latency_ms.add(max(0, now_ms - caused), times)
 
     def epoch_durable(self, epoch: Epoch, batches: int, took_ms: float) -> None:
         """Count an epoch whose records are applied for good."""
@@ -87,7 +89,8 @@ class EngineMetrics:
         self.epochs += 1
         self.attributions += len(epoch.attributions)
         self.members_written += len(epoch.members)
-        self.decisions.update(f"{decision.outcome}:{decision.reason}" for decision in epoch.decisions)
+        for (outcome, reason), times in Counter(map(_WHAT, epoch.decisions)).items():
+            self.decisions[f"{outcome}:{reason}"] += times
         self.dead_letters.update(letter.reason for letter in epoch.dead_letters)
         self.counters.update(epoch.counters)
         self.epoch_ms.add(took_ms)

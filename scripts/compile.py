@@ -95,7 +95,7 @@ def main() -> None:
     BUILT.mkdir(parents=True, exist_ok=True)
     sweep(BUILT, time.time())
     started, log = time.monotonic(), BUILT / "build.log"
-    print(f"compile: {len(MODULES)} modules, about a minute …", flush=True)
+    print(f"compile: {len(MODULES)} modules, a minute or two …", flush=True)
     with tempfile.TemporaryDirectory(dir=BUILT, prefix=NEW) as new:
         try:
             build(Path(new), log)
