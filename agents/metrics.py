@@ -6,11 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+from schemas.commands import Command
 from streams.epoch import Epoch
 
 EPOCH_BOUNDS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
-_WHAT = attrgetter("outcome", "reason")
 LATENCY_BOUNDS_MS = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1_000, 2_000, 5_000, 10_000, 60_000)
+
+_CAUSED_AT = attrgetter("caused_at_ms")
+_WHAT = attrgetter("outcome", "reason")
 
 
 class Histogram:
@@ -76,9 +79,9 @@ class EngineMetrics:
     epoch_ms: Histogram = field(default_factory=lambda: Histogram(EPOCH_BOUNDS_MS))
     command_latency_ms: Histogram = field(default_factory=lambda: Histogram(LATENCY_BOUNDS_MS))
 
-    def commands_acked(self, caused_at_ms: Iterable[int], now_ms: int) -> None:
-        """Count commands whose acks have just arrived, by the append time of what caused them."""
-        for caused, times in Counter(caused_at_ms).items():  # of one record there may be thousands
+    def commands_acked(self, commands: Iterable[Command], now_ms: int) -> None:
+        """Count commands whose acks have just arrived."""
+        for caused, times in Counter(map(_CAUSED_AT, commands)).items():  # of one record there may be thousands
             self.commands += times
             self.command_latency_ms.add(max(0, now_ms - caused), times)
 

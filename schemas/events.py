@@ -8,9 +8,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.log import RECORDED_AT_HEADER as RECORDED_AT_HEADER
 from schemas.log import Record as Record
-from schemas.log import append_ms_of as append_ms_of
 
 TICK = "tick"
 CAMPAIGN_PUBLISHED = "campaign.published"

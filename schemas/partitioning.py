@@ -1,9 +1,10 @@
 """Where a key lies: Kafka's default partitioner, as Java's producers and librdkafka's `murmur2_random` have it.
 
-aiokafka's is the same in plain Python, 10 µs a key; this one is compiled with the core (0.2 µs), for every output asks.
+Every output asks. aiokafka's is the same in plain Python, 2.8 µs for 14 letters; this one takes 2.0, compiled 0.05.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from mypy_extensions import i64
@@ -19,6 +20,7 @@ _WORD: Final[i64] = 0xFFFFFFFF
 _POSITIVE: Final[i64] = 0x7FFFFFFF
 
 
+@lru_cache(maxsize=65_536)  # for plain Python: a member's command, attribution and decisions ask one after the other
 def partition_of(key: bytes, partitions: int) -> int:
     """Return the partition of a key among so many: MurmurHash2, 32 bits, its sign taken away."""
     return (murmur2(key) & _POSITIVE) % partitions

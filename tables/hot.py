@@ -10,8 +10,9 @@ from mypy_extensions import mypyc_attr
 from tables.member_state import Member
 
 HOT_BYTES = 256 << 20  # some 48,000 members of workload W after 4 h
-# What a decoded member takes: tracemalloc says 5,260 bytes for a mean record of workload W (345 bytes), 3,050 for one
-# of 221, 7,330 for one of 507, 780 for a profile alone (81), 250 for a new member; the table's own share is added.
+# What a decoded member takes: tracemalloc said 5,260 bytes for a mean record of workload W (345 bytes), 3,050 for one
+# of 221, 7,330 for one of 507, 780 for a profile alone (81), 250 for a new member; the table's own share is added. An
+# instance has shrunk since (a record of 407 bytes: 4,940 in plain Python, 3,850 compiled): the estimate errs upwards.
 _COST_FIXED = 350
 _COST_PER_BYTE = 15
 _TEXT_PER_BYTE = 2

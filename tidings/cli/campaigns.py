@@ -19,12 +19,12 @@ from schemas.events import (
     LIFE_TYPES,
     POLICY_PUBLISHED,
     POLICY_WITHDRAWN,
-    RECORDED_AT_HEADER,
     Event,
 )
 from schemas.findings import ERROR
 from schemas.ids import h128
 from schemas.instants import instant_ms
+from schemas.log import RECORDED_AT_HEADER
 from streams.campaigns import load_campaign
 from streams.registry import POLICY_NAME
 from tidings.brokers import attach
@@ -210,7 +210,7 @@ def send_everywhere(
         kind: its event type.
         data: names the campaign under `campaign`; policies have no name.
         now_ms: when it happens; None: now.
-        recorded_at_ms: the append time it takes part in the log with (see `schemas.events.append_ms_of`); None: the
+        recorded_at_ms: the append time it takes part in the log with (see `schemas.log.append_ms_of`); None: the
             broker's.
 
     Raises:

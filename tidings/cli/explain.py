@@ -10,9 +10,10 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaException,
 
 from agents.topics import EVENTS
 from schemas.errors import CampaignError, DecodeError, OperatorError, RegistryUnreachable
-from schemas.events import Event, Record, append_ms_of
+from schemas.events import Event
 from schemas.findings import errors
 from schemas.instants import instant_ms
+from schemas.log import Record, append_ms_of
 from schemas.partitioning import partition_of
 from schemas.policy import Policy
 from streams.campaigns import load_campaigns

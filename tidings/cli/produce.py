@@ -13,8 +13,9 @@ from agents.topics import EVENTS
 from schemas.avro_codec import encode_event_avro
 from schemas.codec import decode_event, encode_event
 from schemas.errors import DecodeError, OperatorError
-from schemas.events import CONTROL_TYPES, RECORDED_AT_HEADER, TICK, Event
+from schemas.events import CONTROL_TYPES, TICK, Event
 from schemas.instants import instant_ms
+from schemas.log import RECORDED_AT_HEADER
 from sinks.registry import Registry, RegistryUnreachable
 from streams.patterns.durations import DAY_MS, HINT, SECOND_MS, format_duration, parse_duration
 from tidings.brokers import attach
@@ -145,7 +146,7 @@ def produce(
 
 
 class Recording:
-    """Sends a recorded log so that its own append times count (schemas.events.append_ms_of).
+    """Sends a recorded log so that its own append times count (schemas.log.append_ms_of).
 
     In one transaction, for the time of a recording must not be torn apart: what its first records lead to, such as
     receipts of delivery, would else come with the time of today between it and the rest.

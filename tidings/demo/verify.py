@@ -11,7 +11,8 @@ from agents.topics import ATTRIBUTIONS, COMMANDS_OF, DEAD_LETTERS, DECISIONS, EV
 from schemas.codec import decode_attribution, decode_command, decode_decision, decode_event
 from schemas.commands import SendMessage
 from schemas.errors import DecodeError, OperatorError
-from schemas.events import Event, Record, append_ms_of
+from schemas.events import Event
+from schemas.log import Record, append_ms_of
 from schemas.records import Attribution, Decision
 from streams.replay import replay
 from tidings.config import Settings
