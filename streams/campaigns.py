@@ -20,7 +20,7 @@ from streams.flows.loading import FlowLoader
 from streams.patterns.check import check_at_firing, check_pattern, check_where
 from streams.patterns.check_logic import meaning
 from streams.patterns.conditions import parse_expression
-from streams.patterns.grammar import PatternError, Problem
+from streams.patterns.grammar import PatternError, Problem, with_slips
 from streams.patterns.nodes import Absent, Delay, Expr, Pos
 from streams.patterns.parser import Reading, read_pattern
 
@@ -222,11 +222,13 @@ class _Loader:
 
     def _parse(self, scalar: marks.Scalar, key: str) -> tuple[str, Expr] | None:
         reading = self.reading
+        slips: list[Problem] = []
         try:
-            expr = parse_expression(scalar.text, reading.aliases if reading else frozenset())
+            expr = parse_expression(scalar.text, reading.aliases if reading else frozenset(), slips)
         except PatternError as error:
-            self._add([error.problem()], scalar)
+            self._add(with_slips(slips, [error.problem()]), scalar)
             return None
+        self._add(slips, scalar)
         if reading is not None and reading.pattern is not None and reading.complete:
             if key == "where":
                 self._add(check_where(expr, reading.pattern), scalar)

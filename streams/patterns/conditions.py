@@ -11,7 +11,17 @@ Recursion is bounded by `grammar.MAX_DEPTH`; reading is linear in the length of 
 from typing import NoReturn
 
 from streams.patterns.expressions import FUNCTIONS
-from streams.patterns.grammar import COMPARISONS, MAX_LIST, RESERVED, Cursor, PatternError, Token, number, tokenize
+from streams.patterns.grammar import (
+    COMPARISONS,
+    MAX_LIST,
+    RESERVED,
+    Cursor,
+    PatternError,
+    Problem,
+    Token,
+    number,
+    tokenize,
+)
 from streams.patterns.nodes import And, Call, Compare, Expr, In, IsNull, Literal, Not, Or, Path
 from streams.patterns.spell import nearest
 
@@ -27,13 +37,13 @@ _STRANGERS = {
 _VALUES = Literal | Path | Call
 
 
-def parse_expression(text: str, aliases: frozenset[str] = frozenset()) -> Expr:
-    """Read an expression; `aliases` are the names that steps of its pattern carry.
+def parse_expression(text: str, aliases: frozenset[str] = frozenset(), slips: list[Problem] | None = None) -> Expr:
+    """Read an expression; `aliases` are the names that steps of its pattern carry, `slips` see `grammar.tokenize`.
 
     Raises:
         PatternError: the text is no expression; positions count from 1 inside `text`.
     """
-    cursor = Cursor(tokenize(text))
+    cursor = Cursor(tokenize(text, slips))
     expr = read_expression(cursor, aliases)
     if cursor.token.kind != "end":
         refuse_rest(cursor)

@@ -40,15 +40,17 @@ PATTERN_WORDS = frozenset(
 EXPRESSION_WORDS = frozenset({"and", "or", "not", "in", "is", "contains", "null", "true", "false"})
 RESERVED = PATTERN_WORDS | EXPRESSION_WORDS
 COMPARISONS = frozenset({"=", "!=", "<", "<=", ">", ">="})
-SLIPS = {
-    "==": "write = for equal",
-    "<>": "write != for unequal",
-    "=<": "write <=",
-    "=>": "write >=",
-    "&&": "write and",
-    "||": "write or",
-    "!": "write not, or != for unequal",
+SLIPS = {  # of other languages: what is meant, and what to say
+    "==": ("=", "write = for equal"),
+    "<>": ("!=", "write != for unequal"),
+    "=<": ("<=", "write <="),
+    "=>": (">=", "write >="),
+    "&&": ("and", "write and"),
+    "||": ("or", "write or"),
+    "!": ("not", "write not, or != for unequal"),
 }
+
+BEFORE_SPANS = frozenset({"within", "for", "then"})
 
 _TOKEN = re.compile(
     r"(?P<space>\s+)"
@@ -97,11 +99,14 @@ class Token(msgspec.Struct, frozen=True, gc=False):
     pos: Pos
 
 
-def tokenize(text: str) -> list[Token]:
+def tokenize(text: str, slips: list[Problem] | None = None) -> list[Token]:
     """Cut a text into tokens; the last one is of kind `end`.
 
+    With a list `slips`, what is misspelt is noted there, and what was likely meant stands in its place, so that one run
+    shows what is wrong behind it too; at a character that means nothing the text then ends.
+
     Raises:
-        PatternError: the text is too long or holds a character that means nothing.
+        PatternError: the text is too long or, without `slips`, holds what is no token.
     """
     if len(text) > MAX_TEXT:
         raise PatternError(
@@ -116,7 +121,8 @@ def tokenize(text: str) -> list[Token]:
         pos = Pos(line, at - line_start + 1)
         match = _TOKEN.match(text, at)
         if match is None:
-            _refuse(text[at], pos)
+            _note(_stranger(text[at], pos), slips)
+            break
         kind, found = str(match.lastgroup), match.group()
         at = match.end()
         if kind == "space":
@@ -125,17 +131,37 @@ def tokenize(text: str) -> list[Token]:
                 line_start = match.start() + found.rindex("\n") + 1
             continue
         if kind == "slip":
-            raise PatternError(f"this is neither a number nor a span of time (got {_clip(found)})", pos, SPAN_HINT)
-        if kind == "op" and found in SLIPS:
-            raise PatternError(f"there is no operator {found}", pos, SLIPS[found])
+            message = f"this is neither a number nor a span of time (got {_clip(found)})"
+            _note(PatternError(message, pos, SPAN_HINT), slips)
+            kind, found = ("span", "1h") if not tokens or tokens[-1].text in BEFORE_SPANS else ("number", "1")
+        elif kind == "op" and found in SLIPS:
+            meant, hint = SLIPS[found]
+            _note(PatternError(f"there is no operator {found}", pos, hint), slips)
+            kind, found = "word" if meant.isalpha() else "op", meant
         tokens.append(Token(kind, _unquote(found) if kind == "string" else found, pos))
     tokens.append(Token("end", "", Pos(line, at - line_start + 1)))
     return tokens
 
 
-def _refuse(char: str, pos: Pos) -> NoReturn:
+def with_slips(slips: list[Problem], problems: list[Problem]) -> list[Problem]:
+    """Join what `tokenize` noted with what was found later, in the order of the text.
+
+    What was found where a slip stands is left out: it would speak of what was put there.
+    """
+    slipped = {slip.pos for slip in slips}
+    found = slips + [problem for problem in problems if problem.pos not in slipped]
+    return sorted(found, key=lambda problem: (problem.pos.line, problem.pos.column))
+
+
+def _note(error: PatternError, slips: list[Problem] | None) -> None:
+    if slips is None:
+        raise error
+    slips.append(error.problem())
+
+
+def _stranger(char: str, pos: Pos) -> PatternError:
     if char in "'\"":
-        raise PatternError("the quote is not closed", pos, f"add a {char} at the end of the text")
+        return PatternError("the quote is not closed", pos, f"add a {char} at the end of the text")
     hint = {
         "“": 'write straight quotes: "…"',
         "”": 'write straight quotes: "…"',
@@ -146,7 +172,7 @@ def _refuse(char: str, pos: Pos) -> NoReturn:
         ";": "separate with a comma",
         "#": "quote the text",
     }.get(char, "")
-    raise PatternError(f"this character means nothing here (got {char!r})", pos, hint)
+    return PatternError(f"this character means nothing here (got {char!r})", pos, hint)
 
 
 def _unquote(text: str) -> str:

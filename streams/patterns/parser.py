@@ -37,6 +37,7 @@ from streams.patterns.grammar import (
     Token,
     number,
     tokenize,
+    with_slips,
 )
 from streams.patterns.nodes import Absent, Aggregate, Delay, EventRef, Expr, Pattern, Pos, Positive, Step, Term
 
@@ -46,7 +47,7 @@ MAX_WITHOUT = 8  # without-terms of one step
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """What could be read. `complete`: no step was skipped; `pattern` None: nothing could be read at all."""
+    """What could be read. `complete`: no step was skipped, no slip met; `pattern` None: nothing could be read."""
 
     pattern: Pattern | None
     problems: tuple[Problem, ...]
@@ -81,29 +82,31 @@ def read_pattern(text: str, outer: frozenset[str] = frozenset()) -> Reading:
 
     `outer`: names bound around this text, of which its conditions may speak.
     """
+    slips: list[Problem] = []
     try:
-        tokens = tokenize(text)
+        tokens = tokenize(text, slips)
     except PatternError as error:
         return Reading(None, (error.problem(),), False)
     if len(tokens) == 1:
         problem = Problem("empty", "there is no pattern", Pos(1, 1), "name an event, e.g. order.created")
-        return Reading(None, (problem,), False)
-    return _PatternParser(tokens, text, outer).read()
+        return Reading(None, tuple(slips) or (problem,), False)
+    return _PatternParser(tokens, text, outer, slips).read()
 
 
 class _PatternParser:
     """One run over one text."""
 
-    def __init__(self, tokens: list[Token], text: str, outer: frozenset[str]) -> None:
+    def __init__(self, tokens: list[Token], text: str, outer: frozenset[str], slips: list[Problem]) -> None:
         self.cursor = Cursor(tokens)
         self.text = text
         self.aliases = outer | _aliases(tokens)
+        self.slips = slips
         self.problems: list[Problem] = []
         self.steps: list[Step] = []
         self.same: list[tuple[str, ...]] = []
         self.same_pos: list[Pos] = []
         self.within_ms: int | None = None
-        self.complete = True
+        self.complete = not slips
 
     def read(self) -> Reading:
         self._guard(self._step)
@@ -123,7 +126,7 @@ class _PatternParser:
                 self._guard(self._trailer)
         self._fill_windows()
         pattern = Pattern(tuple(self.steps), tuple(self.same), self.within_ms, self.text) if self.steps else None
-        problems = tuple(sorted(self.problems, key=lambda p: (p.pos.line, p.pos.column)))
+        problems = tuple(with_slips(self.slips, self.problems))
         return Reading(pattern, problems, self.complete and pattern is not None, self.aliases, tuple(self.same_pos))
 
     # ------------------------------------------------------------ borders and recovery

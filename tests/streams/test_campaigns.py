@@ -242,6 +242,14 @@ def test_all_findings_of_a_file_come_at_once_in_its_order():
     ]
 
 
+def test_a_condition_is_read_on_behind_a_slip():
+    text = (
+        "campaign: slips\npattern: order.created as o\nwhere: total == 5 && totl > 2\n"
+        "if still: q.total > 3x and o.totl = 1\n"
+    )
+    assert codes(text) == ["syntax", "syntax", "unknown-attribute", "unknown-alias", "syntax", "unknown-attribute"]
+
+
 def test_findings_are_cut_off_at_a_hundred_errors_first():
     campaign, findings = load(HEAD + "".join(f"k{i}x{i}: 1\n" for i in range(200)))
     assert campaign is None

@@ -244,6 +244,25 @@ def test_a_slip_in_an_event_does_not_hide_what_is_wrong_behind_it():
     assert codes("ordr.created[totl > 5]") == ["unknown-event", "unknown-attribute"]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("catalog.product.viewd then no order.creatd for 2x", ["unknown-event", "unknown-event", "syntax"]),
+        ("ordr.created within 3x then no cart.cleard for 5y", ["unknown-event", "syntax", "unknown-event", "syntax"]),
+        ("order.created[total == 3 && totl => 2]", ["syntax", "syntax", "unknown-attribute", "syntax"]),
+        ("count(order.created) >= 1.5h within 2d", ["syntax"]),
+        ("1x after ordr.created", ["syntax", "unknown-event"]),
+        ("ordr.created ; cart.cleared", ["unknown-event", "syntax"]),
+        ("ordr.created then cart.cleared[reason = 'x]", ["unknown-event", "syntax"]),
+        ("order.created[reason = “x” and totl > 3]", ["syntax"]),
+    ],
+)
+def test_what_is_no_word_at_all_is_named_once_and_hides_nothing_but_what_a_stray_character_cuts_off(text, expected):
+    problems = found(text)
+    assert [problem.code for problem in problems] == expected
+    assert [p.pos.column for p in problems] == sorted(p.pos.column for p in problems)
+
+
 def test_an_attribute_known_to_one_of_several_events_is_a_warning():
     text = "any of (order.created, cart.cleared) as o then no review.posted[order_id = o.order_id] for 1d"
     assert codes(text) == ["attribute-not-everywhere"]
