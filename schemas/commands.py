@@ -7,6 +7,7 @@ import msgspec
 # Lanes: each has a topic, a consumer and connections to providers of its own, so that none waits behind another.
 TRANSACTIONAL, TRIGGER, BULK = "transactional", "trigger", "bulk"
 LANES = (TRANSACTIONAL, TRIGGER, BULK)
+CHANNELS = ("email", "sms", "viber", "whatsapp", "push", "in_app", "webhook", "call", "bot", "pos")
 
 
 class SendMessage(msgspec.Struct, gc=False, tag="SendMessage", tag_field="type"):

@@ -12,7 +12,7 @@ from schemas.campaign import (
     Repeat,
     Send,
 )
-from schemas.commands import LANES
+from schemas.commands import CHANNELS, LANES
 from schemas.findings import ERROR, WARNING, Finding
 from schemas.policy import PRIORITY, PRIORITY_MAX
 from streams import marks
@@ -49,7 +49,6 @@ KEYS = (
     "tags",
 )
 SEND_KEYS = ("channel", "template", "data", "category", "lane", "lifetime", "topic", "priority")
-CHANNELS = ("email", "sms", "viber", "whatsapp", "push", "in_app", "webhook", "call", "bot", "pos")
 CATEGORIES = ("marketing", "transactional")
 MAX_PARALLEL = (
     64  # no more instances of one member can live (DESIGN §4); beyond 8 of one campaign the earliest due goes

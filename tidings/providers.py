@@ -18,13 +18,12 @@ from typing import Any
 import structlog
 import yaml
 
-from schemas.commands import LANES
+from schemas.commands import CHANNELS, LANES
 from schemas.errors import OperatorError
 from sinks.channels.config import ProvidersConfig
 from sinks.channels.kinds import KINDS, ProviderSpec, check_spec, read_spec
 from tidings.config import PREFIX, environment_value
 
-CHANNELS = ("email", "sms", "viber", "whatsapp", "push", "in_app", "webhook", "call", "bot", "pos")
 ONLY = {"inbox": "in_app", "calls": "call"}  # kinds that serve one channel
 FILE_BYTES_MAX = 262_144
 

@@ -3,10 +3,11 @@
 import re
 
 from schemas.campaign import DEFAULT_LIFETIME_MS, Send
+from schemas.commands import CHANNELS
 from schemas.findings import ERROR, WARNING, Finding
 from schemas.flow import CascadeStep, Leg
 from streams import marks
-from streams.campaign_keys import CATEGORIES, CHANNELS, SEND_KEYS, TEMPLATE_NAME, Keys
+from streams.campaign_keys import CATEGORIES, SEND_KEYS, TEMPLATE_NAME, Keys
 from streams.flows.check import MAX_WAIT_MS
 from streams.patterns.durations import HINT, format_duration, parse_duration
 from streams.patterns.nodes import Pos

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
+from schemas.commands import CHANNELS
 from schemas.findings import WARNING
 from schemas.taxonomy import (
     EVENT_TYPES,
@@ -32,9 +33,13 @@ from streams.patterns.nodes import (
     Term,
 )
 from streams.patterns.spell import nearest
+from streams.policies.contact import ADDRESS_OF, TOPICS
 
 MAX_SUGGESTIONS = 32  # per text: bounds the work that a hostile text can ask for
 _LONGEST = 64  # a longer word is no slip of a name we know
+CONSENT = "consent"
+CONSENTS = frozenset({*CHANNELS, TOPICS})
+PROFILE = frozenset({*ADDRESS_OF.values(), CONSENT, "timezone"})
 
 
 class _Scope(msgspec.Struct, frozen=True):
@@ -224,7 +229,21 @@ class NameCheck:
                     )
             elif path.root == "event" and scope.types:
                 found += self._attribute(path, scope.types)
+            elif path.root == "member":
+                found += self._profile(path)
         return found
+
+    def _profile(self, path: Path) -> list[Problem]:
+        """Name slips of what we ourselves read of a profile; all else of it is the shop's own."""
+        place = 1 if path.parts[0] == CONSENT and len(path.parts) > 1 else 0
+        word, known = path.parts[place], CONSENTS if place else PROFILE
+        near = None if word in known else self._suggest(lambda: nearest(word, known), word)
+        if near is None:
+            return []
+        meant = ".".join(("member", *path.parts[:place], near, *path.parts[place + 1 :]))
+        said = f"'member.{_clip('.'.join(path.parts))}' is none of the names in use"
+        hint = f"the profile is open, so this may be right; did you mean '{meant}'?"
+        return [Problem("unknown-attribute", said, path.pos, hint, WARNING)]
 
     def _attribute(self, path: Path, types: tuple[str, ...]) -> list[Problem]:
         text = ".".join(path.parts)

@@ -5,11 +5,12 @@ from typing import Any
 
 import msgspec
 
+from schemas.commands import CHANNELS
 from schemas.findings import Finding, errors
 from schemas.ids import h128
 from schemas.policy import PRIORITY_MAX, Budget, Cap, ControlGroup, Policy, QuietHours
 from streams import marks
-from streams.campaign_keys import CATEGORIES, CHANNELS, Keys
+from streams.campaign_keys import CATEGORIES, Keys
 from streams.patterns.durations import DAY_MS, HINT, parse_duration
 from streams.policies.local_time import DAY_MINUTES, PERIODS
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from schemas.commands import CHANNELS
 from schemas.findings import ERROR, WARNING
 from sinks.channels.checks import NEEDS, check_message
 from sinks.sandbox import RenderError
 from sinks.templates import Content, TemplateFiles, Templates
-from streams.campaign_keys import CHANNELS
 
 
 def check(tmp_path: Path, text: str, channel: str = "sms", **parts: str) -> list[tuple[str, str]]:

@@ -295,6 +295,10 @@ FIRING = [
     ("o.totl > 5", "order.created as o then no cart.cleared for 1d", ["unknown-attribute"]),
     ("total > 5", "every day at 10:00", ["no-event"]),
     ("member.city = 'x'", "every day at 10:00", []),
+    ("member.consent.emal", "order.created", ["unknown-attribute"]),
+    ("member.consnt.email", "order.created", ["unknown-attribute"]),
+    ("member.consent.shop and member.consent.topics.email.news", "order.created", []),
+    ("member.phone_no is not null", "order.created", []),
 ]
 
 
