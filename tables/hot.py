@@ -4,19 +4,21 @@ All partitions of a process share one `HotBudget`: a worker that gets more parti
 """
 
 import weakref
+from typing import Final
 
 from mypy_extensions import mypyc_attr
 
 from tables.member_state import Member
 
-HOT_BYTES = 256 << 20  # some 48,000 members of workload W after 4 h
-# What a decoded member takes: tracemalloc said 5,260 bytes for a mean record of workload W (345 bytes), 3,050 for one
-# of 221, 7,330 for one of 507, 780 for a profile alone (81), 250 for a new member; the table's own share is added. An
-# instance has shrunk since (a record of 407 bytes: 4,940 in plain Python, 3,850 compiled): the estimate errs upwards.
-_COST_FIXED = 350
-_COST_PER_BYTE = 15
-_TEXT_PER_BYTE = 2
-_LARGE = 1_024  # records above it are looked at: a long text in a profile takes what it takes, not fifteen times that
+HOT_BYTES = 256 << 20  # some 47,000 members of workload W after 4 h
+# What a decoded member takes for each byte of its record, by tracemalloc: of workload W (407 bytes) 12.1, compiled 9.5;
+# with 8 views of several attributes 12.5 and 10.4; with five campaigns waiting 10.7 and 8.8; a profile, orders to be
+# summed up 6 to 9 in both. The table's own share is the fixed part. One figure for both forms: they let go of the same
+# members, so a run of the simulation is the same in both.
+_COST_FIXED: Final = 350
+_COST_PER_BYTE: Final = 13
+_TEXT_PER_BYTE: Final = 2
+_LARGE: Final = 1_024  # records above it are looked at: a long text in a profile takes what it takes, not 13 times that
 
 
 @mypyc_attr(native_class=False)  # it has weak references

@@ -11,7 +11,7 @@ def member(name: str, epoch: int = 0) -> Member:
 
 
 def test_the_one_that_changed_longest_ago_leaves_first() -> None:
-    hot = HotMembers(10_000)
+    hot = HotMembers(8_800)
     for name in "abc":
         hot.keep(member(name), 200)
     hot.keep(hot["a"], 200)
