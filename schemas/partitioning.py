@@ -20,7 +20,7 @@ _WORD: Final[i64] = 0xFFFFFFFF
 _POSITIVE: Final[i64] = 0x7FFFFFFF
 
 
-@lru_cache(maxsize=65_536)  # for plain Python: a member's command, attribution and decisions ask one after the other
+@lru_cache(maxsize=8_192)  # for plain Python: a member's command, attribution and decisions ask one after the other
 def partition_of(key: bytes, partitions: int) -> int:
     """Return the partition of a key among so many: MurmurHash2, 32 bits, its sign taken away."""
     return (murmur2(key) & _POSITIVE) % partitions
